@@ -1,0 +1,203 @@
+"""Final uploads: made at once, or when the last of their partials is complete."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from logging import getLogger
+from typing import TYPE_CHECKING
+
+from .body import Body, EmptySource, Source
+from .disk_errors import disk_errors
+from .locks import Purpose
+from .protocol.errors import (
+    PartialUnknown,
+    ServerStopping,
+    TusError,
+    UploadNotFound,
+)
+from .protocol.rules import check_parts
+from .protocol.uploads import Final, Partial, Upload
+from .stores.base import ConcatenationStore, TerminationStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from .options import Options
+    from .protocol.requests import Create
+    from .server import Call, Server
+
+_log = getLogger("aiotus_server")
+
+
+class Concatenation:
+    """What ``Server`` does about ``Upload-Concat: final``.
+
+    Locks are taken in one order, the final's first and then its partials' by their ids, so
+    that two requests never wait for each other.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def create(
+        self, create: Create, final: Final, source: Source, call: Call
+    ) -> tuple[Upload, str]:
+        """POST of a final upload: the upload, joined if all partials are complete, and its URL."""
+        server, events = self._server, self._server.events
+        parts = await self._parts(final)
+        length = self._check(parts, final, call)
+        upload = replace(server.new_upload(create, call), length=length)
+        upload = await events.pre_create(upload, call)
+        async with server.receiving(upload.upload_id, source, call):
+            if all(part.complete for part in parts.values()):
+                async with self._locked(final, call.options):
+                    parts = await self._parts(final)
+                    self._check(parts, final, call)
+                    upload = await self._concatenate(upload, final, parts, source, call)
+            else:
+                upload = await self._create_waiting(upload)
+            location = await events.post_create(upload, call)
+            if upload.complete:
+                upload = await server.finish(upload, call)
+        if not upload.complete:
+            # A partial may have become complete before anybody knew that it is waited for.
+            upload = await self._join(upload.upload_id, call) or upload
+        return upload, location
+
+    async def join_waiting_for(self, upload: Upload | None, call: Call) -> None:
+        """Make the finals that waited for this partial, if it is complete and was the last.
+
+        Called without any lock. Nothing that goes wrong is the partial's.
+        """
+        if upload is None or not upload.complete:
+            return
+        for upload_id in await self.waiting_for(upload):
+            try:
+                await self._join(upload_id, call)
+            except TusError:
+                _log.exception("The final upload %s could not be made yet", upload_id)
+
+    async def waiting_for(self, upload: Upload) -> Sequence[str]:
+        store = self._server.store
+        if not isinstance(upload.concat, Partial) or not isinstance(store, ConcatenationStore):
+            return ()
+        with disk_errors():
+            return await store.waiting_for(upload.upload_id)
+
+    async def join_all(self, call: Call) -> None:
+        """Make every final whose partials are all complete: a crash may have come between."""
+        store = self._server.store
+        if not isinstance(store, ConcatenationStore):
+            return
+        with disk_errors():
+            waiting = await store.waiting()
+        for upload_id in waiting:
+            try:
+                await self._join(upload_id, call)
+            except TusError:
+                _log.exception("The final upload %s could not be made yet", upload_id)
+
+    async def abandon(self, upload_ids: Iterable[str]) -> None:
+        """Remove finals that wait for a partial that is gone: they can never be made."""
+        store = self._server.store
+        assert isinstance(store, TerminationStore)
+        for upload_id in upload_ids:
+            _log.info("The final upload %s is given up: a partial of it is gone", upload_id)
+            async with self._server.locker.lock(upload_id, Purpose.TERMINATE, timeout=3):
+                try:
+                    upload = await self._server.get(upload_id)
+                except UploadNotFound:
+                    continue
+                if not upload.complete:
+                    with disk_errors():
+                        await store.terminate(upload)
+
+    async def length_of(self, upload: Upload) -> int | None:
+        """ "The Upload-Length header MUST be included if the length of the final resource can
+        be calculated at the time of the request." """
+        if upload.length is not None or not isinstance(upload.concat, Final):
+            return upload.length
+        try:
+            parts = await self._parts(upload.concat)
+        except PartialUnknown:
+            return None
+        length = 0
+        for upload_id in upload.concat.parts:
+            part = parts[upload_id].length
+            if part is None:
+                return None
+            length += part
+        return length
+
+    async def _create_waiting(self, upload: Upload) -> Upload:
+        store = self._server.store
+        assert isinstance(store, ConcatenationStore)
+        with disk_errors():
+            return await store.create(upload, Body(EmptySource(), limit=0))
+
+    async def _join(self, upload_id: str, call: Call) -> Upload | None:
+        """Make a waiting final if all its partials are complete; None if it is gone."""
+        server = self._server
+        async with server.lock(upload_id, Purpose.CONCATENATE, call.options):
+            try:
+                upload = await server.get(upload_id)
+            except UploadNotFound:
+                return None
+            final = upload.concat
+            if not isinstance(final, Final) or final.joined:
+                return upload
+            async with self._locked(final, call.options):
+                parts = await self._parts(final)
+                if not all(part.complete for part in parts.values()):
+                    return upload
+                self._check(parts, final, call)
+                upload = await self._concatenate(upload, final, parts, EmptySource(), call)
+            return await server.finish(upload, call)
+
+    async def _concatenate(
+        self, upload: Upload, final: Final, parts: dict[str, Upload], source: Source, call: Call
+    ) -> Upload:
+        store = self._server.store
+        assert isinstance(store, ConcatenationStore)
+        listed = [parts[upload_id] for upload_id in final.parts]
+        try:
+            with disk_errors():
+                upload = await store.concatenate(
+                    upload, listed, lambda: source.interrupted is not None
+                )
+        except InterruptedError:
+            raise source.interrupted or ServerStopping() from None
+        if call.options.delete_partials and isinstance(store, TerminationStore):
+            for part in parts.values():
+                if not await store.waiting_for(part.upload_id):
+                    with disk_errors():
+                        await store.terminate(part)
+        return upload
+
+    async def _parts(self, final: Final) -> dict[str, Upload]:
+        parts: dict[str, Upload] = {}
+        for upload_id in final.parts:
+            if upload_id not in parts:
+                try:
+                    parts[upload_id] = await self._server.get(upload_id)
+                except UploadNotFound:
+                    raise PartialUnknown from None
+        return parts
+
+    def _check(self, parts: dict[str, Upload], final: Final, call: Call) -> int | None:
+        return check_parts(
+            [parts[upload_id] for upload_id in final.parts],
+            unfinished="concatenation-unfinished" in call.offer.extensions,
+            max_size=call.options.max_size,
+            now=self._server.clock(),
+        )
+
+    @asynccontextmanager
+    async def _locked(self, final: Final, options: Options) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for upload_id in sorted(set(final.parts)):
+                await stack.enter_async_context(
+                    self._server.lock(upload_id, Purpose.CONCATENATE, options)
+                )
+            yield

@@ -1,0 +1,88 @@
+"""Cross-origin requests: what a browser needs to be told before it lets a page upload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+METHODS = ("POST", "HEAD", "PATCH", "DELETE", "GET", "OPTIONS")
+REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Tus-Resumable",
+    "Upload-Checksum",
+    "Upload-Concat",
+    "Upload-Defer-Length",
+    "Upload-Length",
+    "Upload-Metadata",
+    "Upload-Offset",
+    "X-HTTP-Method-Override",
+    "X-Request-ID",
+    "X-Requested-With",
+)
+RESPONSE_HEADERS = (
+    "Content-Disposition",
+    "ETag",
+    "Location",
+    "Retry-After",
+    "Tus-Checksum-Algorithm",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Upload-Concat",
+    "Upload-Defer-Length",
+    "Upload-Expires",
+    "Upload-Length",
+    "Upload-Metadata",
+    "Upload-Offset",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Who may upload from a browser.
+
+    origins: origins such as ``https://app.example``, None for any.
+    credentials: whether cookies may come along; needs ``origins``. Raises ValueError without.
+    allow_headers, expose_headers: further names beside those of tus.
+    max_age: how long a browser may remember the answer to a preflight.
+    """
+
+    origins: Collection[str] | None = None
+    credentials: bool = False
+    allow_headers: Collection[str] = ()
+    expose_headers: Collection[str] = ()
+    max_age: timedelta = timedelta(days=1)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.origins, str):
+            raise ValueError("Cors.origins must be a collection of origins, not one text")
+        if self.credentials and self.origins is None:
+            raise ValueError("credentials for any origin would let every page act as the user")
+
+    def headers(self, origin: str | None, *, preflight: bool) -> dict[str, str]:
+        """What goes on an answer to a request with this ``Origin``, None for one without."""
+        headers = {}
+        if self.origins is not None:
+            headers["Vary"] = "Origin"
+        if origin is None or not (self.origins is None or origin in self.origins):
+            return headers
+        headers["Access-Control-Allow-Origin"] = "*" if self.origins is None else origin
+        if self.credentials:
+            headers["Access-Control-Allow-Credentials"] = "true"
+        if preflight:
+            headers["Access-Control-Allow-Methods"] = ", ".join(METHODS)
+            headers["Access-Control-Allow-Headers"] = ", ".join(
+                (*REQUEST_HEADERS, *self.allow_headers)
+            )
+            headers["Access-Control-Max-Age"] = str(int(self.max_age.total_seconds()))
+        else:
+            headers["Access-Control-Expose-Headers"] = ", ".join(
+                (*RESPONSE_HEADERS, *self.expose_headers)
+            )
+        return headers

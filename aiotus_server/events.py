@@ -1,0 +1,175 @@
+"""The hooks' other half: makes the events, runs the hooks, takes what they have set."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .hooks import (
+    AuthorizeEvent,
+    CreatedEvent,
+    CreateEvent,
+    FinishEvent,
+    HookEvent,
+    HookList,
+    Hooks,
+    InterruptedEvent,
+)
+from .protocol.errors import HookFailed, Refuse, TusError
+from .protocol.uploads import UPLOAD_ID, Outcome, Upload, parse_metadata
+from .stores.base import ReadableStore, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from .server import Call
+
+_log = getLogger("aiotus_server")
+_Event = TypeVar("_Event")
+
+
+class Events:
+    """The hooks of one server, called with what they need to know."""
+
+    def __init__(self, store: Store, hooks: Hooks) -> None:
+        self._store = store
+        self._hooks = hooks
+
+    async def authorize(self, verb: str, upload_id: str | None, request: Any) -> None:
+        if self._hooks.authorize:
+            event = AuthorizeEvent(verb=verb, upload_id=upload_id, request=request)
+            await _judge(self._hooks.authorize, event)
+
+    async def pre_create(self, upload: Upload, call: Call) -> Upload:
+        """The upload as the hooks want it."""
+        if not self._hooks.pre_create:
+            return upload
+        facts = self._facts(upload, call.request)
+        event = CreateEvent(**facts, upload_id=upload.upload_id)
+        sent = event.metadata
+        await _judge(self._hooks.pre_create, event)
+        if not UPLOAD_ID.fullmatch(event.upload_id):
+            _log.error(
+                "pre_create set the id %r, which is not 1 to 64 of A-Za-z0-9_-", event.upload_id
+            )
+            raise HookFailed
+        return replace(
+            upload,
+            upload_id=event.upload_id,
+            path=None if event.path is None else os.path.abspath(event.path),
+            app_metadata=None if event.metadata is sent else dict(event.metadata),
+        )
+
+    async def post_create(self, upload: Upload, call: Call) -> str:
+        """The upload's URL."""
+        location = call.upload_url(upload.upload_id)
+        if not self._hooks.post_create:
+            return location
+        event = CreatedEvent(**self._facts(upload, call.request), location=location)
+        await self._hooks.post_create.notify(event)
+        return event.location or location
+
+    async def pre_receive(self, upload: Upload, call: Call) -> None:
+        if self._hooks.pre_receive:
+            await _judge(self._hooks.pre_receive, HookEvent(**self._facts(upload, call.request)))
+
+    def progress(self, upload: Upload, call: Call) -> Callable[[int], Awaitable[None]]:
+        """What a body calls with the bytes received; ``post_receive``, not too often."""
+        loop = asyncio.get_running_loop()
+        interval = call.options.progress_interval.total_seconds()
+        due = loop.time() + interval
+
+        async def report(received: int) -> None:
+            nonlocal due
+            if self._hooks.post_receive and loop.time() >= due:
+                due = loop.time() + interval
+                await self.received(replace(upload, offset=upload.offset + received), call)
+
+        return report
+
+    async def received(self, upload: Upload, call: Call) -> None:
+        if self._hooks.post_receive:
+            event = HookEvent(**self._facts(upload, call.request))
+            await self._hooks.post_receive.notify(event)
+
+    def must_finish(self, upload: Upload) -> bool:
+        """Whether there is anything to do, or still to do, when all bytes are in."""
+        if upload.outcome is not None:
+            return False
+        return bool(self._hooks.pre_finish or self._hooks.post_finish or upload.path)
+
+    async def finish(self, upload: Upload, call: Call) -> Upload:
+        """Run the finish hooks, once per upload; the outcome is recorded between them."""
+        if not self.must_finish(upload):
+            return upload
+        event = FinishEvent(**self._facts(upload, call.request))
+        try:
+            await _judge(self._hooks.pre_finish, event)
+        except Refuse as refusal:
+            if refusal.answer < 500:
+                await self._store.finish(replace(upload, path=None), _refused(refusal))
+            refusal.upload = upload
+            raise
+        body = event.body.encode() if isinstance(event.body, str) else event.body
+        outcome = Outcome(event.status, dict(event.headers), body)
+        upload = await self._store.finish(upload, outcome)
+        finished = HookEvent(**self._facts(upload, call.request))
+        await self._hooks.post_finish.notify(finished)
+        return upload
+
+    async def pre_terminate(self, upload: Upload, call: Call) -> None:
+        if self._hooks.pre_terminate:
+            await _judge(self._hooks.pre_terminate, HookEvent(**self._facts(upload, call.request)))
+
+    async def post_terminate(self, upload: Upload, call: Call) -> None:
+        if self._hooks.post_terminate:
+            await self._hooks.post_terminate.notify(HookEvent(**self._facts(upload, call.request)))
+
+    async def expired(self, upload: Upload) -> None:
+        if self._hooks.on_expired:
+            await self._hooks.on_expired.notify(HookEvent(**self._facts(upload, None)))
+
+    async def interrupted(self, upload: Upload, error: TusError, call: Call) -> None:
+        if self._hooks.on_interrupted:
+            event = InterruptedEvent(**self._facts(upload, call.request), error=error)
+            await self._hooks.on_interrupted.notify(event)
+
+    def _facts(self, upload: Upload, request: Any) -> dict[str, Any]:
+        def open_bytes() -> AbstractAsyncContextManager[Any]:
+            if not isinstance(self._store, ReadableStore):
+                raise TypeError("this store's uploads cannot be read back")
+            return self._store.reader(upload)
+
+        return {
+            "upload": upload,
+            "request": request,
+            "metadata": metadata_of(upload),
+            "open": open_bytes,
+        }
+
+
+def metadata_of(upload: Upload) -> Mapping[str, bytes | None]:
+    """What the application set, or else what the client sent."""
+    if upload.app_metadata is not None:
+        return upload.app_metadata
+    return parse_metadata(upload.metadata, lenient=True)
+
+
+async def _judge(hooks: HookList[_Event], event: _Event) -> None:
+    """Run hooks that may refuse. An error of theirs is not the client's to see."""
+    try:
+        await hooks.run(event)
+    except TusError:
+        raise
+    except Exception as error:
+        # The web layer may know the cause for an answer of its framework's.
+        raise HookFailed from error
+
+
+def _refused(refusal: Refuse) -> Outcome:
+    body = refusal.body.encode() if isinstance(refusal.body, str) else refusal.body
+    return Outcome(refusal.answer, refusal.headers, body)

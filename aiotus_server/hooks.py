@@ -1,0 +1,139 @@
+"""Hooks: the application's own code, at the moments of an upload's life.
+
+``authorize`` and every ``pre_`` hook is awaited and may ``raise Refuse(403, "why")``. An
+error in any other hook is logged; it harms neither the upload nor the request.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from .protocol.errors import TusError
+    from .protocol.uploads import Upload
+
+_log = getLogger("aiotus_server")
+
+
+@dataclass(kw_only=True)
+class AuthorizeEvent:
+    """Before the store is asked. ``verb`` is one of create, append, inspect, terminate, read;
+    ``upload_id`` is None for create."""
+
+    verb: str
+    upload_id: str | None
+    request: Any
+
+
+@dataclass(kw_only=True)
+class HookEvent:
+    """``upload`` is a snapshot; ``request`` is the web framework's, None where there is none.
+
+    ``metadata`` has the parsed pairs, or what ``pre_create`` set instead. ``open()`` opens the
+    stored bytes for reading: ``async with event.open() as file``; an aiofiles handle.
+    """
+
+    upload: Upload
+    request: Any
+    metadata: Mapping[str, bytes | None]
+    open: Callable[[], AbstractAsyncContextManager[Any]] = field(repr=False)
+
+
+@dataclass(kw_only=True)
+class CreateEvent(HookEvent):
+    """Before an upload is created: set ``upload_id``, ``metadata`` or ``path``.
+
+    ``metadata`` set here belongs to the application; HEAD shows what the client sent.
+    ``path`` is where the finished file shall be published; nothing is replaced there.
+    """
+
+    upload_id: str
+    path: str | None = None
+
+
+@dataclass(kw_only=True)
+class CreatedEvent(HookEvent):
+    """After an upload was created: ``location`` may be set to another URL."""
+
+    location: str | None = None
+
+
+@dataclass(kw_only=True)
+class FinishEvent(HookEvent):
+    """All bytes are in: ``status``, ``headers`` and ``body`` shape the last answer.
+
+    They are kept with the upload and given again to a client that asks again.
+    """
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str | bytes = b""
+
+
+@dataclass(kw_only=True)
+class InterruptedEvent(HookEvent):
+    """A body ended early; ``error`` says why. What came is kept, unless a checksum forbids."""
+
+    error: TusError
+
+
+_Event = TypeVar("_Event")
+_Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
+
+
+class HookList(list[Callable[[_Event], Awaitable[None] | None]], Generic[_Event]):
+    """A list of callables that adds one when it is used as a decorator."""
+
+    def __call__(self, hook: _Hook) -> _Hook:
+        self.append(hook)
+        return hook
+
+    async def run(self, event: _Event) -> None:
+        """One after the other; what one raises is raised."""
+        for hook in self:
+            result = hook(event)
+            if inspect.isawaitable(result):
+                await result
+
+    async def notify(self, event: _Event) -> bool:
+        """One after the other; what one raises is logged. Whether none did."""
+        quiet = True
+        for hook in self:
+            try:
+                result = hook(event)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                quiet = False
+                _log.exception("The hook %r failed", hook)
+        return quiet
+
+
+class Hooks:
+    """The application's callables, sync or async, by moment. A sync one runs on the event loop:
+    it must not block.
+
+        hooks = Hooks()
+
+        @hooks.post_finish
+        async def archive(event): ...
+    """
+
+    def __init__(self) -> None:
+        self.authorize: HookList[AuthorizeEvent] = HookList()
+        self.pre_create: HookList[CreateEvent] = HookList()
+        self.post_create: HookList[CreatedEvent] = HookList()
+        self.pre_receive: HookList[HookEvent] = HookList()
+        self.post_receive: HookList[HookEvent] = HookList()
+        self.pre_finish: HookList[FinishEvent] = HookList()
+        self.post_finish: HookList[HookEvent] = HookList()
+        self.pre_terminate: HookList[HookEvent] = HookList()
+        self.post_terminate: HookList[HookEvent] = HookList()
+        self.on_expired: HookList[HookEvent] = HookList()
+        self.on_interrupted: HookList[InterruptedEvent] = HookList()

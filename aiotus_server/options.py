@@ -1,0 +1,153 @@
+"""Everything that can be set, as one frozen and validated value."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from .cors import Cors
+from .protocol.checksum import algorithms
+from .protocol.requests import Offer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+EXTENSIONS = frozenset(
+    {
+        "creation",
+        "creation-with-upload",
+        "creation-defer-length",
+        "termination",
+        "expiration",
+        "checksum",
+        "checksum-trailer",
+        "concatenation",
+        "concatenation-unfinished",
+    }
+)
+
+# "If the Server does not offer the Creation extension, it MUST NOT offer the Creation With
+# Upload extension either", and so on: dependent extensions go with their base.
+BASES = {
+    "creation-with-upload": "creation",
+    "creation-defer-length": "creation",
+    "concatenation": "creation",
+    "concatenation-unfinished": "concatenation",
+    "checksum-trailer": "checksum",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """Unfinished uploads expire ``after`` their creation, or, ``sliding``, after their last byte.
+
+    Complete uploads never expire.
+    """
+
+    after: timedelta
+    sliding: bool = False
+
+    def __post_init__(self) -> None:
+        if self.after <= timedelta(0):
+            raise ValueError("Expiry.after must be longer than nothing")
+
+
+def random_id() -> str:
+    """128 random bits, 32 characters."""
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How uploads are received. Raises ValueError when a value makes no sense.
+
+    max_size: largest upload in bytes (Tus-Max-Size), None for no limit.
+    expiry: when unfinished uploads expire, None for never (no ``expiration`` then).
+    extensions: what may be offered, of what the store can do.
+    algorithms: the checksum algorithms on offer, None for all that are registered.
+    lenient_metadata: drop pairs of Upload-Metadata that are malformed, instead of a 400.
+    location: ``auto``, ``path``, ``absolute``, or the public URL of the prefix.
+    trust_forwarded: believe ``Forwarded`` and ``X-Forwarded-*`` for scheme and host. Only
+        behind a proxy that sets them.
+    public_prefixes: paths under which clients know the prefix, where a proxy rewrites it;
+        Upload-Concat may use them. The path of ``location`` is one.
+    terminate_complete: whether DELETE may remove complete uploads, else 403.
+    delete_partials: remove partials once they have been concatenated.
+    read: whether GET gives out complete uploads.
+    cors: for browsers; None sends no CORS headers.
+    read_timeout: a body without a byte for so long ends early.
+    lock_timeout: how long a request waits for the present holder of an upload to let go.
+    progress_interval: shortest time between two ``post_receive`` of one body.
+    reserve: free bytes below which no upload is created (507).
+    new_id: makes upload ids: 1 to 64 of ``A-Za-z0-9_-``, unguessable, never twice the same.
+    """
+
+    max_size: int | None = None
+    expiry: Expiry | None = None
+    extensions: frozenset[str] = EXTENSIONS
+    algorithms: tuple[str, ...] | None = None
+    lenient_metadata: bool = False
+    location: str = "auto"
+    trust_forwarded: bool = False
+    public_prefixes: Sequence[str] = ()
+    terminate_complete: bool = True
+    delete_partials: bool = False
+    read: bool = True
+    cors: Cors | None = field(default_factory=Cors)
+    read_timeout: timedelta = timedelta(seconds=60)
+    lock_timeout: timedelta = timedelta(seconds=3)
+    progress_interval: timedelta = timedelta(seconds=1)
+    reserve: int = 0
+    new_id: Callable[[], str] = random_id
+
+    def __post_init__(self) -> None:
+        _require(self.max_size is None or self.max_size >= 0, "max_size must not be negative")
+        _require(self.reserve >= 0, "reserve must not be negative")
+        _require(
+            not isinstance(self.extensions, str), "extensions must be a set of names, not one text"
+        )
+        object.__setattr__(self, "extensions", frozenset(self.extensions))
+        unknown = self.extensions - EXTENSIONS
+        _require(not unknown, f"there is no extension {', '.join(sorted(unknown))}")
+        for name in self.algorithms or ():
+            _require(name in algorithms(), f"no checksum algorithm {name} is registered")
+        if self.algorithms is not None and "checksum" in self.extensions:
+            _require("sha1" in self.algorithms, "the protocol demands sha1 among the algorithms")
+        for name in ("read_timeout", "lock_timeout"):
+            _require(getattr(self, name) > timedelta(0), f"{name} must be longer than nothing")
+        self._check_location()
+
+    def _check_location(self) -> None:
+        if self.location in ("auto", "path", "absolute"):
+            return
+        parts = urlsplit(self.location)
+        _require(
+            parts.scheme in ("http", "https") and bool(parts.netloc) and self.location.isascii(),
+            "location must be auto, path, absolute or a URL with http or https",
+        )
+
+    def offer(self, capabilities: frozenset[str], *, trailers: bool) -> Offer:
+        """What a request may ask for: of what the store can do (``capabilities``) and what is
+        switched on, all that has its base. ``trailers``: whether they can be read here."""
+        extensions = set(capabilities & self.extensions)
+        if self.expiry is None:
+            extensions.discard("expiration")
+        if not trailers:
+            extensions.discard("checksum-trailer")
+        for _ in range(2):  # concatenation-unfinished hangs two steps below creation
+            for extension, base in BASES.items():
+                if base not in extensions:
+                    extensions.discard(extension)
+        return Offer(
+            frozenset(extensions),
+            algorithms() if self.algorithms is None else self.algorithms,
+            self.lenient_metadata,
+        )
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,390 @@
+"""The server: one method per verb of the protocol, on values; no HTTP in here.
+
+Every verb has the same shape: take the lock, ask the store once, judge by the rules, let the
+bytes move inside one call of the store, finish. Nothing below this module is ever cancelled:
+work ends early by ``Source.interrupt``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from .body import Body, Source, hash_somewhere
+from .concatenation import Concatenation
+from .disk_errors import disk_errors
+from .events import Events
+from .hooks import Hooks
+from .locks import Lock, Locker, MemoryLocker, Purpose
+from .protocol.checksum import hashers_for
+from .protocol.errors import (
+    BodyTooLong,
+    ChecksumMismatch,
+    FinalNotAppendable,
+    MaxSizeExceeded,
+    ServerStopping,
+    StoreFull,
+    TusError,
+    UploadDisplaced,
+    UploadNotFound,
+    UploadTerminated,
+)
+from .protocol.headers import BEYOND_63_BITS
+from .protocol.rules import (
+    check_append,
+    check_create,
+    check_read,
+    check_terminate,
+    not_expired,
+)
+from .protocol.uploads import Final, Partial, Upload
+from .stores.base import (
+    ChecksumStore,
+    CreationStore,
+    DeferLengthStore,
+    ReadableStore,
+    Store,
+    TerminationStore,
+    extensions_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from .options import Options
+    from .protocol.requests import Append, Create, Offer
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is the same for all that one request does: its options, what it may ask for, how it
+    sees the URLs of uploads, and the web framework's request, for the hooks."""
+
+    options: Options
+    offer: Offer
+    upload_url: Callable[[str], str]
+    request: Any = None
+
+
+class Server:
+    """Uploads in ``store``, one writer at a time by ``locker``, with the application's hooks."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        hooks: Hooks | None = None,
+        locker: Locker | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.store = store
+        self.locker = locker or MemoryLocker()
+        self.events = Events(store, hooks or Hooks())
+        self.clock = clock
+        self.capabilities = extensions_of(store)
+        self.concatenation = Concatenation(self)
+        self._opening: asyncio.Future[None] | None = None
+        self._open = False
+        self._running: set[Source] = set()
+
+    async def start(self) -> None:
+        """Open the store, once; every verb does it first. Raises StoreUnavailable."""
+        if self._open:
+            return
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+            return
+        opening = self._opening = asyncio.ensure_future(
+            self.store.open(shared=self.locker.spans_processes)
+        )
+        try:
+            with disk_errors():
+                await asyncio.shield(opening)
+            self._open = True
+        finally:
+            self._opening = None
+
+    async def stop(self) -> None:
+        """End the bodies under way, keep their bytes, and close the store when it is idle."""
+        for source in list(self._running):
+            source.interrupt(ServerStopping())
+        while self._running:
+            await asyncio.sleep(0.01)
+        self._open = False
+        await self.store.close()
+
+    # The verbs
+
+    async def create(self, create: Create, source: Source, call: Call) -> tuple[Upload, str]:
+        """POST: the new upload and its URL.
+
+        An error raised once the upload exists has its ``upload`` and ``location``.
+        """
+        assert isinstance(self.store, CreationStore)
+        await self.start()
+        check_create(create, call.options.max_size)
+        await self._check_reserve(call.options)
+        if isinstance(create.concat, Final):
+            return await self.concatenation.create(create, create.concat, source, call)
+        upload = await self.events.pre_create(self.new_upload(create, call), call)
+        if create.body_length != 0:
+            await self.events.pre_receive(upload, call)
+        async with self.receiving(upload.upload_id, source, call) as lock:
+            body = self._body(create, upload, source, call, lock)
+            await body.settle()
+            with disk_errors():
+                created = await self.store.create(upload, body)
+            location = await self.events.post_create(created, call)
+            try:
+                if body.consumed:
+                    upload = await self._judge(replace(created, offset=0), created, body, call)
+                else:
+                    upload = await self._receive(created, body, call)
+                if upload.complete:
+                    upload = await self.finish(upload, call)
+            except TusError as error:
+                error.upload = error.upload or created
+                error.location = location
+                raise
+        return upload, location
+
+    async def append(self, upload_id: str, append: Append, source: Source, call: Call) -> Upload:
+        """PATCH: the upload after it. Every error has the ``upload``, once it is known."""
+        await self.start()
+        try:
+            upload = await self._append_locked(upload_id, append, source, call)
+        except TusError as error:
+            await self.concatenation.join_waiting_for(error.upload, call)
+            raise
+        await self.concatenation.join_waiting_for(upload, call)
+        return upload
+
+    async def _append_locked(
+        self, upload_id: str, append: Append, source: Source, call: Call
+    ) -> Upload:
+        async with self.receiving(upload_id, source, call) as lock:
+            upload = await self.mended(upload_id)
+            try:
+                check_append(append, upload, self.clock(), call.options.max_size)
+                upload = await self._append(upload, append, source, call, lock)
+                if upload.complete and self.events.must_finish(upload):
+                    upload = await self.finish(upload, call)
+            except TusError as error:
+                error.upload = error.upload or upload
+                raise
+        return upload
+
+    async def inspect(self, upload_id: str, call: Call) -> Upload:
+        """HEAD. Whoever is appending is asked to let go, so that the offset is the last word;
+        but not from under a checksum, since its bytes would be discarded."""
+        await self.start()
+        if self.locker.held(upload_id):
+            upload = await self.get(upload_id)
+            if upload.unverified or upload.complete:
+                not_expired(upload, self.clock())
+                return upload
+        async with self.lock(upload_id, Purpose.INSPECT, call.options):
+            upload = await self.mended(upload_id)
+        not_expired(upload, self.clock())
+        return replace(upload, length=await self.concatenation.length_of(upload))
+
+    async def terminate(self, upload_id: str, call: Call) -> None:
+        """DELETE. Raises UploadNotFound, TerminationForbidden or a hook's refusal."""
+        assert isinstance(self.store, TerminationStore)
+        await self.start()
+        async with self.lock(upload_id, Purpose.TERMINATE, call.options):
+            upload = await self.get(upload_id)
+            not_expired(upload, self.clock())
+            check_terminate(upload, complete_allowed=call.options.terminate_complete)
+            await self.events.pre_terminate(upload, call)
+            waiting = await self.concatenation.waiting_for(upload)
+            with disk_errors():
+                await self.store.terminate(upload)
+            await self.events.post_terminate(upload, call)
+        await self.concatenation.abandon(waiting)
+
+    async def read(self, upload_id: str) -> Upload:
+        """GET: the upload, if it is complete. Takes no lock."""
+        await self.start()
+        upload = await self.get(upload_id)
+        check_read(upload)
+        return upload
+
+    async def refuse_final(self, upload_id: str) -> None:
+        """A PATCH on a final upload is 403, whatever else is wrong with it."""
+        await self.start()
+        try:
+            upload = await self.get(upload_id)
+        except UploadNotFound:
+            return
+        if isinstance(upload.concat, Final):
+            raise FinalNotAppendable
+
+    # What the verbs are made of
+
+    def new_upload(self, create: Create, call: Call) -> Upload:
+        options, now = call.options, self.clock()
+        expiry = options.expiry if "expiration" in call.offer.extensions else None
+        return Upload(
+            upload_id=options.new_id(),
+            offset=0,
+            length=create.length,
+            created=now,
+            metadata=create.metadata,
+            concat=create.concat,
+            concat_header=create.concat_header,
+            expires=now + expiry.after if expiry else None,
+            lifetime=expiry.after if expiry and expiry.sliding else None,
+        )
+
+    def lock(
+        self, upload_id: str, purpose: Purpose, options: Options
+    ) -> AbstractAsyncContextManager[Lock]:
+        return self.locker.lock(upload_id, purpose, timeout=options.lock_timeout.total_seconds())
+
+    async def get(self, upload_id: str) -> Upload:
+        with disk_errors():
+            return await self.store.get(upload_id)
+
+    async def mended(self, upload_id: str) -> Upload:
+        """The upload, under its lock: bytes that a crash left unverified are cut off."""
+        upload = await self.get(upload_id)
+        if upload.unverified and isinstance(self.store, ChecksumStore):
+            with disk_errors():
+                upload = await self.store.rewind(upload)
+        return upload
+
+    async def finish(self, upload: Upload, call: Call) -> Upload:
+        """All bytes are in. Not for partials: the protocol wants them left alone."""
+        if isinstance(upload.concat, Partial):
+            return upload
+        with disk_errors():
+            return await self.events.finish(upload, call)
+
+    @asynccontextmanager
+    async def receiving(self, upload_id: str, source: Source, call: Call) -> AsyncIterator[Lock]:
+        """The lock on an upload that ``source`` is for, which ``stop`` may interrupt."""
+        self._running.add(source)
+        try:
+            async with self.lock(upload_id, Purpose.APPEND, call.options) as lock:
+                yield lock
+        finally:
+            self._running.discard(source)
+
+    def _body(
+        self, asked: Create | Append, upload: Upload, source: Source, call: Call, lock: Lock
+    ) -> Body:
+        """The body of a request for ``upload``, which ends early when the lock is wanted."""
+        limit, too_long = _limit_of(upload, call.options.max_size)
+        body = Body(
+            source,
+            limit=limit,
+            too_long=too_long,
+            verification=asked.verification,
+            algorithms=call.offer.algorithms,
+            progress=self.events.progress(upload, call),
+        )
+
+        def give_way(purpose: Purpose) -> None:
+            if purpose is Purpose.TERMINATE:
+                body.interrupt(UploadTerminated())
+            elif purpose is Purpose.INSPECT and body.atomic:
+                return  # its bytes would be discarded
+            elif purpose is not Purpose.EXPIRE:
+                body.interrupt(UploadDisplaced())
+
+        lock.on_release_requested(give_way)
+        return body
+
+    async def _append(
+        self, upload: Upload, append: Append, source: Source, call: Call, lock: Lock
+    ) -> Upload:
+        if append.body_length != 0:
+            await self.events.pre_receive(upload, call)
+        declares = append.length is not None and upload.length is None
+        target = replace(upload, length=append.length) if declares else upload
+        body = self._body(append, target, source, call, lock)
+        if declares and not body.atomic:
+            target = await self._declare(target)
+        await body.settle()
+        if body.buffered() and not body.received:
+            body.take()
+            target = await self._judge(target, target, body, call)
+        else:
+            target = await self._receive(target, body, call)
+        return await self._declare(target) if declares and body.atomic else target
+
+    async def _declare(self, upload: Upload) -> Upload:
+        assert isinstance(self.store, DeferLengthStore)
+        assert upload.length is not None
+        with disk_errors():
+            return await self.store.declare_length(upload, upload.length)
+
+    async def _receive(self, upload: Upload, body: Body, call: Call) -> Upload:
+        """All bytes move inside one call of the store."""
+        try:
+            with disk_errors():
+                after = await self.store.append(upload, body)
+        except TusError as error:
+            if body.atomic:
+                await self._rewind(upload)
+            error.upload = await self.get(upload.upload_id)
+            raise
+        return await self._judge(upload, after, body, call)
+
+    async def _judge(self, before: Upload, upload: Upload, body: Body, call: Call) -> Upload:
+        """Raise what ended the body early, when what came has been kept or discarded."""
+        await self._verify_late(before, body)
+        if body.error is None:
+            return upload
+        if body.atomic:
+            upload = await self._rewind(before)
+        elif upload.complete:
+            upload = await self.finish(upload, call)
+        await self.events.interrupted(upload, body.error, call)
+        body.error.upload = upload
+        raise body.error
+
+    async def _rewind(self, before: Upload) -> Upload:
+        assert isinstance(self.store, ChecksumStore)
+        with disk_errors():
+            return await self.store.rewind(before)
+
+    async def _verify_late(self, before: Upload, body: Body) -> None:
+        """A checksum in a trailer that nothing had announced: the one case in which bytes are
+        read again, since all algorithms would have to be computed for every chunked body."""
+        checksum = body.late_checksum
+        if checksum is None:
+            return
+        body.atomic = True
+        body.error = ChecksumMismatch(checksum.algorithm)
+        if isinstance(self.store, ReadableStore):
+            hashers = hashers_for(checksum, ())
+            stored = self.store.read(before, before.offset, before.offset + body.received)
+            with disk_errors():
+                async for piece in stored:
+                    await hash_somewhere(hashers, piece)
+            if hashers[checksum.algorithm].digest() == checksum.digest:
+                body.error = None
+
+    async def _check_reserve(self, options: Options) -> None:
+        if options.reserve:
+            with disk_errors():
+                free = await self.store.free_space()
+            if free is not None and free < options.reserve:
+                raise StoreFull
+
+
+def _limit_of(upload: Upload, max_size: int | None) -> tuple[int, TusError]:
+    """How many bytes ``upload`` may still be given, and the error for more."""
+    if upload.room is not None:
+        return upload.room, BodyTooLong()
+    largest = BEYOND_63_BITS - 1 if max_size is None else max_size
+    return largest - upload.offset, MaxSizeExceeded(largest)

@@ -1,0 +1,78 @@
+"""Who expires when: ids in one file per minute of expiry, so that nothing else is read.
+
+An append to an upload that expires by its last byte writes nothing here: its id stays where
+creation put it, and is moved on when that minute comes. Blocking: for threads.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+BUCKET = 60  # seconds
+_TAKEN = ".taken"
+
+
+class ExpiryJournal:
+    """Lines of ``<seconds since 1970> <id>`` in files named for the start of their minute."""
+
+    def __init__(self, folder_fd: int) -> None:
+        self._folder = folder_fd
+
+    def add(self, upload_id: str, expires: float) -> None:
+        name = str(int(expires) // BUCKET * BUCKET)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        fd = os.open(name, flags, 0o666, dir_fd=self._folder)
+        try:
+            os.write(fd, f"{expires:.3f} {upload_id}\n".encode())
+        finally:
+            os.close(fd)
+
+    def take_due(self, now: float) -> Iterator[tuple[str, list[str]]]:
+        """Pairs of a token and the ids that were due at ``now``.
+
+        The ids stay in the journal, under the token, until ``settle``: a sweep that is killed
+        is made up for by the next.
+        """
+        for name in sorted(os.listdir(self._folder)):
+            start = name.removesuffix(_TAKEN)
+            if start.isdecimal() and int(start) <= now:
+                token = self._take(name, start)
+                lines = list(self._read(token))
+                for expires, upload_id in lines:
+                    if expires > now:
+                        self.add(upload_id, expires)
+                yield token, [upload_id for expires, upload_id in lines if expires <= now]
+
+    def settle(self, token: str, kept: Iterable[tuple[str, float]]) -> None:
+        """Forget what was taken under ``token`` but for ``kept``: ids and when they are due."""
+        for upload_id, expires in kept:
+            self.add(upload_id, expires)
+        os.unlink(token, dir_fd=self._folder)
+
+    def _take(self, name: str, start: str) -> str:
+        token = start + _TAKEN
+        if name != token:
+            # What an earlier sweep left under the token comes back with the next name.
+            try:
+                os.link(name, token, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            except FileExistsError:
+                for expires, upload_id in self._read(token):
+                    self.add(upload_id, expires)
+                os.rename(name, token, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            else:
+                os.unlink(name, dir_fd=self._folder)
+        return token
+
+    def _read(self, name: str) -> Iterator[tuple[float, str]]:
+        fd = os.open(name, os.O_RDONLY, dir_fd=self._folder)
+        with open(fd, encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                expires, _, upload_id = line.rstrip("\n").partition(" ")
+                try:
+                    yield float(expires), upload_id
+                except ValueError:
+                    continue  # torn by a crash; access still finds the upload expired

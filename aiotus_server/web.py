@@ -1,0 +1,397 @@
+"""tus in an aiohttp application: ``app.add_routes(tus_routes(store))``.
+
+Text ends here and values begin; below this module nobody reads a header. And nothing below it
+is ever cancelled: a request that aiohttp cancels has its body interrupted instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from aiohttp import HttpVersion11, web
+
+from . import _aiohttp
+from .options import Options
+from .protocol import download, responses
+from .protocol.checksum import Checksum, TrailingChecksum, parse_checksum_trailer
+from .protocol.errors import (
+    BodyCutShort,
+    ChecksumTrailerUnreadable,
+    HookFailed,
+    MethodNotAllowed,
+    TusError,
+    UploadNotFound,
+)
+from .protocol.headers import (
+    TUS_VERSION,
+    check_override,
+    check_version,
+    is_offset_octet_stream,
+    method_of,
+)
+from .protocol.requests import Append, Create, Offer, parse_append, parse_create
+from .protocol.responses import Answer
+from .protocol.uploads import UPLOAD_ID, Upload
+from .server import Call, Server
+from .stores.base import ReadableStore, Store
+from .sweeper import Sweeper
+from .urls import Mount, origin_of
+
+if TYPE_CHECKING:
+    from .hooks import Hooks
+    from .locks import Locker
+
+_log = getLogger("aiotus_server")
+_T = TypeVar("_T")
+
+OptionsFor = Callable[[web.Request], Options | None]
+
+
+class TusRoutes(Sequence[web.RouteDef]):
+    """The routes of one mount point, for ``app.add_routes``.
+
+    ``cleanup_ctx`` is for ``app.cleanup_ctx.append``: it opens the store when the application
+    starts instead of at the first request, and closes it when the application stops.
+    ``server`` is what is behind the routes.
+    """
+
+    def __init__(self, handler: _Handler, prefix: str) -> None:
+        self.server = handler.server
+        self.cleanup_ctx = handler.cleanup_ctx
+        expect = {"expect_handler": _expect}
+        self._routes = [web.route("*", f"{prefix}/{{upload_id:.*}}", handler.handle, **expect)]
+        if prefix:
+            self._routes.insert(0, web.route("*", prefix, handler.handle, **expect))
+
+    @overload
+    def __getitem__(self, index: int) -> web.RouteDef: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[web.RouteDef]: ...
+    def __getitem__(self, index: int | slice) -> web.RouteDef | list[web.RouteDef]:
+        return self._routes[index]
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def __iter__(self) -> Iterator[web.RouteDef]:
+        return iter(self._routes)
+
+
+def tus_routes(
+    store: Store,
+    *,
+    prefix: str = "/files",
+    options: Options | OptionsFor | None = None,
+    hooks: Hooks | None = None,
+    locker: Locker | None = None,
+    adapt_aiohttp: bool = True,
+) -> TusRoutes:
+    """Routes that receive tus uploads into ``store`` at ``prefix`` and below it.
+
+    ``options`` is a value, or a function of the request that returns one, None for 404.
+    ``locker`` is a MemoryLocker unless several processes share the store. ``adapt_aiohttp``
+    makes aiohttp's servers in this process create connections that keep request trailers and
+    end bodies when the application stops; without it ``checksum-trailer`` is not offered.
+    Call it before the server accepts connections. Raises ValueError for a bad prefix.
+    """
+    prefix = prefix.rstrip("/")
+    if prefix and not prefix.startswith("/"):
+        raise ValueError("the prefix must start with a slash")
+    if adapt_aiohttp:
+        _aiohttp.install()
+    server = Server(store, hooks=hooks, locker=locker)
+    return TusRoutes(_Handler(server, options or Options()), prefix)
+
+
+def setup(
+    app: web.Application,
+    store: Store,
+    *,
+    prefix: str = "/files",
+    options: Options | OptionsFor | None = None,
+    hooks: Hooks | None = None,
+    locker: Locker | None = None,
+) -> TusRoutes:
+    """``tus_routes``, added to ``app`` together with its ``cleanup_ctx``."""
+    routes = tus_routes(store, prefix=prefix, options=options, hooks=hooks, locker=locker)
+    app.add_routes(routes)
+    app.cleanup_ctx.append(routes.cleanup_ctx)
+    return routes
+
+
+class _Handler:
+    """From aiohttp's request to the server's values, and from answers to responses."""
+
+    def __init__(self, server: Server, options: Options | OptionsFor) -> None:
+        self.server = server
+        self._options = options
+        self._sweeper = Sweeper(server)
+        self._running = False
+
+    async def cleanup_ctx(self, app: web.Application) -> AsyncIterator[None]:
+        await self.server.start()
+        self._run()
+        yield
+        await self._sweeper.stop()
+        await self.server.stop()
+        self._running = False
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        method = method_of(request.method, request.headers)
+        options = self._options if isinstance(self._options, Options) else self._options(request)
+        response = await self._respond(request, method, options)
+        response.headers["Tus-Resumable"] = TUS_VERSION
+        if not response.prepared:
+            _allow_origin(request, response, options or Options(), preflight=method == "OPTIONS")
+        _aiohttp.close_after(request, response)
+        return response
+
+    async def _respond(
+        self, request: web.Request, method: str, options: Options | None
+    ) -> web.StreamResponse:
+        try:
+            if options is None:
+                raise UploadNotFound
+            return await self._dispatch(request, method, options)
+        except TusError as error:
+            return _failed(request, method, error)
+        except Exception:
+            _log.exception("Error handling %s", request.method)
+            return _failed(request, method, HookFailed())
+
+    async def _dispatch(
+        self, request: web.Request, method: str, options: Options
+    ) -> web.StreamResponse:
+        offer = options.offer(self.server.capabilities, trailers=_aiohttp.reads_trailers(request))
+        upload_id = request.match_info.get("upload_id") or None
+        if method == "OPTIONS":
+            check_override(request.headers)
+            return _response(responses.discovered(offer, options.max_size))
+        if method != "GET":
+            check_version(request.headers)
+        check_override(request.headers)
+        allowed = self._allowed(upload_id, offer, options)
+        if method not in allowed:
+            raise MethodNotAllowed(allowed)
+        mount = _mount_of(request, options)
+        call = Call(options, offer, mount.upload_url, request)
+        await self.server.events.authorize(_VERBS[method], upload_id, request)
+        if not self._running:
+            self._run()
+        if upload_id is None:
+            return await self._create(request, call, mount)
+        if not UPLOAD_ID.fullmatch(upload_id):
+            raise UploadNotFound
+        return await getattr(self, _VERBS[method])(request, call, upload_id)
+
+    def _allowed(self, upload_id: str | None, offer: Offer, options: Options) -> list[str]:
+        if upload_id is None:
+            return ["OPTIONS", *(["POST"] if "creation" in offer.extensions else [])]
+        allowed = ["OPTIONS", "HEAD", "PATCH"]
+        if "termination" in offer.extensions:
+            allowed.append("DELETE")
+        if options.read and isinstance(self.server.store, ReadableStore):
+            allowed.append("GET")
+        return allowed
+
+    async def _create(self, request: web.Request, call: Call, mount: Mount) -> web.Response:
+        create = parse_create(
+            request.headers,
+            body_length=_aiohttp.body_length(request),
+            offer=call.offer,
+            upload_id_of=mount.upload_id,
+        )
+        source = _source(request, create, call)
+        upload, location = await _to_the_end(self.server.create(create, source, call), source)
+        with_upload = is_offset_octet_stream(request.headers)
+        return _response(responses.created(upload, location, with_upload=with_upload))
+
+    async def append(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
+        try:
+            append = parse_append(
+                request.headers, body_length=_aiohttp.body_length(request), offer=call.offer
+            )
+            source = _source(request, append, call)
+        except TusError:
+            await self.server.refuse_final(upload_id)
+            raise
+        upload = await _to_the_end(self.server.append(upload_id, append, source, call), source)
+        return _response(responses.appended(upload))
+
+    async def inspect(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
+        upload = await _to_the_end(self.server.inspect(upload_id, call))
+        return _response(responses.inspected(upload))
+
+    async def terminate(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
+        await _to_the_end(self.server.terminate(upload_id, call))
+        return _response(responses.terminated())
+
+    async def read(self, request: web.Request, call: Call, upload_id: str) -> web.StreamResponse:
+        upload = await self.server.read(upload_id)
+        selection = download.select(request.headers, upload)
+        response = web.StreamResponse(
+            status=selection.status, headers=download.headers_of(upload, selection)
+        )
+        response.content_length = selection.stop - selection.start
+        response.headers["Tus-Resumable"] = TUS_VERSION
+        _allow_origin(request, response, call.options, preflight=False)
+        pieces = self._pieces(upload, selection)
+        # The first piece before the head: what cannot be opened can still be told.
+        first = await anext(pieces, b"")
+        await response.prepare(request)
+        if first:
+            await response.write(first)
+        async for piece in pieces:
+            await response.write(piece)
+        await response.write_eof()
+        return response
+
+    async def _pieces(self, upload: Upload, selection: download.Selection) -> AsyncIterator[bytes]:
+        assert isinstance(self.server.store, ReadableStore)
+        if selection.start < selection.stop:
+            async for piece in self.server.store.read(upload, selection.start, selection.stop):
+                yield piece
+
+    def _run(self) -> None:
+        """What goes on in the background. With ``add_routes`` alone the first request starts
+        it; aiohttp offers no other moment."""
+        self._running = True
+        self._sweeper.start()
+        options = self._options if isinstance(self._options, Options) else Options()
+        offer = options.offer(self.server.capabilities, trailers=False)
+        call = Call(options, offer, upload_url=lambda upload_id: upload_id)
+        self._recovery = asyncio.ensure_future(self._recover(call))
+
+    async def _recover(self, call: Call) -> None:
+        try:
+            await self.server.start()
+            await self.server.concatenation.join_all(call)
+        except TusError as error:
+            _log.error("Recovery could not be done: %s", error)
+
+
+_VERBS = {
+    "POST": "create",
+    "PATCH": "append",
+    "HEAD": "inspect",
+    "DELETE": "terminate",
+    "GET": "read",
+}
+
+
+def _source(request: web.Request, asked: Create | Append, call: Call) -> _aiohttp.RequestSource:
+    def parse_trailers(trailers: list[tuple[str, str]]) -> Checksum | None:
+        if "checksum-trailer" not in call.offer.extensions:
+            return None
+        return parse_checksum_trailer(trailers, call.offer.algorithms)
+
+    if isinstance(asked.verification, TrailingChecksum) and _aiohttp.lost_trailer(request):
+        raise ChecksumTrailerUnreadable
+    return _aiohttp.RequestSource(
+        request,
+        read_timeout=call.options.read_timeout.total_seconds(),
+        parse_trailers=parse_trailers,
+    )
+
+
+async def _to_the_end(
+    work: Coroutine[Any, Any, _T], source: _aiohttp.RequestSource | None = None
+) -> _T:
+    """Run ``work`` to its end even if aiohttp cancels the request: a body ends early instead,
+    so that its bytes are kept and no lock or descriptor is left behind."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if source is not None:
+            source.interrupt(BodyCutShort())
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen
+        raise
+
+
+def _response(answer: Answer) -> web.Response:
+    return web.Response(
+        status=answer.status,
+        reason=answer.reason,
+        headers=answer.headers,
+        body=answer.body or None,
+    )
+
+
+def _failed(request: web.Request, method: str, error: TusError) -> web.StreamResponse:
+    if isinstance(error, HookFailed):
+        if isinstance(error.__cause__, web.HTTPException):
+            return _of_the_framework(error.__cause__)
+        _log.error("A hook failed", exc_info=error.__cause__)
+    if method != "HEAD":
+        return _response(responses.failed(error))
+    answer = responses.failed_inspection(error)
+    if answer is None:
+        _aiohttp.drop(request)
+        answer = Answer(500)
+    return _response(answer)
+
+
+def _of_the_framework(error: web.HTTPException) -> web.Response:
+    """A hook may refuse with aiohttp's own exceptions too."""
+    headers = {name: value for name, value in error.headers.items() if name != "Content-Type"}
+    return web.Response(status=error.status, reason=error.reason, headers=headers, text=error.text)
+
+
+def _allow_origin(
+    request: web.Request, response: web.StreamResponse, options: Options, *, preflight: bool
+) -> None:
+    if options.cors is not None:
+        origin = request.headers.get("Origin")
+        response.headers.update(options.cors.headers(origin, preflight=preflight))
+
+
+def _mount_of(request: web.Request, options: Options) -> Mount:
+    path = request.rel_url.raw_path
+    prefix = path.rpartition("/")[0] if "upload_id" in request.match_info else path
+    if options.location not in ("auto", "path", "absolute"):
+        return Mount(prefix, None, options.location, options.public_prefixes)
+    origin = _origin_of(request, options)
+    return Mount(prefix, origin, public_prefixes=options.public_prefixes)
+
+
+_FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+
+
+def _origin_of(request: web.Request, options: Options) -> str | None:
+    """Scheme and host for Location, None for a path.
+
+    A path is right behind every proxy and in every browser; other clients may not be able to
+    resolve it.
+    """
+    headers = request.headers
+    if options.location == "path":
+        return None
+    scheme, host = request.scheme, request.host
+    if options.trust_forwarded:
+        forwarded = request.forwarded[-1] if request.forwarded else {}
+        scheme = forwarded.get("proto") or headers.get("X-Forwarded-Proto") or scheme
+        host = forwarded.get("host") or headers.get("X-Forwarded-Host") or host
+    elif options.location == "auto" and any(name in headers for name in ("Origin", *_FORWARDING)):
+        return None
+    return origin_of(scheme, host)
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """ "100 Continue" is sent by the first read of the body, when all checks have passed."""
+    expectation = request.headers.get("Expect", "")
+    if expectation.lower() != "100-continue" and request.version >= HttpVersion11:
+        return web.Response(
+            status=417,
+            text="EXPECTATION_UNKNOWN: Only 100-continue can be expected.\n",
+            headers={"Tus-Resumable": TUS_VERSION},
+        )
+    return None
+
+
+__all__ = ["TusRoutes", "setup", "tus_routes"]

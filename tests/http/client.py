@@ -1,0 +1,225 @@
+"""A tus server on loopback and a client that sends exactly the bytes it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from aiotus_server import tus_routes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from aiotus_server.stores import Store
+
+TUS = {"Tus-Resumable": "1.0.0"}
+OCTETS = {"Content-Type": "application/offset+octet-stream"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes
+    interim: tuple[int, ...] = ()  # statuses of 1xx answers that came before
+
+    @property
+    def code(self) -> str:
+        """The stable word at the start of an error's text."""
+        return self.body.decode().partition(":")[0]
+
+    @property
+    def offset(self) -> int:
+        return int(self.headers["Upload-Offset"])
+
+    @property
+    def path(self) -> str:
+        """The path of Location, absolute or not."""
+        location = self.headers["Location"]
+        return location if location.startswith("/") else "/" + location.split("/", 3)[3]
+
+
+def sha1(data: bytes) -> str:
+    """An Upload-Checksum value."""
+    return "sha1 " + base64.b64encode(hashlib.sha1(data).digest()).decode()
+
+
+def chunked(*pieces: bytes, trailers: Mapping[str, str] | None = None) -> bytes:
+    """A body in the chunked transfer coding."""
+    coded = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    fields = "".join(f"{name}: {value}\r\n" for name, value in (trailers or {}).items())
+    return coded + b"0\r\n" + fields.encode() + b"\r\n"
+
+
+class Connection:
+    """One TCP connection, raw."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def send_head(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        await self.send(head(method, path, headers))
+
+    async def reply(self, *, method: str = "GET") -> Reply:
+        """The next response; ``method`` says whether it may have a body."""
+        interim: list[int] = []
+        while True:
+            status, headers = await self._head()
+            if status >= 200:
+                break
+            interim.append(status)
+        body = b""
+        if method != "HEAD" and status not in (204, 304):
+            if headers.get("Transfer-Encoding") == "chunked":
+                body = await self._chunks()
+            elif "Content-Length" in headers:
+                body = await self.reader.readexactly(int(headers["Content-Length"]))
+            else:
+                body = await self.reader.read()
+        return Reply(status, headers, body, tuple(interim))
+
+    async def _head(self) -> tuple[int, CIMultiDict[str]]:
+        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        fields = (line.partition(":") for line in lines[1:] if line)
+        headers = CIMultiDict((name, value.strip()) for name, _, value in fields)
+        return int(lines[0].split(" ")[1]), headers
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while size := int(await self.reader.readline(), 16):
+            body += await self.reader.readexactly(size)
+            await self.reader.readexactly(2)
+        await self.reader.readexactly(2)
+        return body
+
+    async def closed(self) -> bool:
+        """Wait until the server closes; whether it did so without another byte."""
+        try:
+            return await self.reader.read() == b""
+        except ConnectionResetError:
+            return True
+
+    def reset(self) -> None:
+        """Vanish without a word, as a client does whose process was killed."""
+        self.writer.transport.abort()
+
+    async def close(self) -> None:
+        self.writer.close()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+def head(method: str, path: str, headers: Mapping[str, str] | None = None) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@dataclass
+class Site:
+    """A running server."""
+
+    port: int
+    store: Any
+    prefix: str
+    runner: web.AppRunner
+    routes: Any = None
+    connections: list[Connection] = field(default_factory=list)
+
+    async def connect(self) -> Connection:
+        connection = Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.connections.append(connection)
+        return connection
+
+    async def request(
+        self,
+        method: str,
+        path: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        tus: bool = True,
+    ) -> Reply:
+        """One request on a connection of its own. Adds Tus-Resumable, and Content-Length when
+        there is a body or the method may have one."""
+        fields = dict(TUS) if tus else {}
+        if body or method in ("POST", "PATCH"):
+            fields["Content-Length"] = str(len(body))
+        fields.update(headers or {})
+        if "Transfer-Encoding" in fields:
+            fields.pop("Content-Length", None)
+        connection = await self.connect()
+        try:
+            await connection.send(head(method, path or self.prefix, fields) + body)
+            return await connection.reply(method=method)
+        finally:
+            await connection.close()
+
+    async def create(self, length: int | None = None, **headers: str) -> str:
+        """The path of a new upload; ``_`` in header names stands for ``-``."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        if length is not None:
+            fields["Upload-Length"] = str(length)
+        reply = await self.request("POST", headers=fields)
+        assert reply.status == 201, reply
+        return reply.path
+
+    async def patch(self, path: str, offset: int, body: bytes, **headers: str) -> Reply:
+        fields = {**OCTETS, "Upload-Offset": str(offset)}
+        fields.update({name.replace("_", "-"): value for name, value in headers.items()})
+        return await self.request("PATCH", path, fields, body)
+
+    async def head(self, path: str) -> Reply:
+        return await self.request("HEAD", path)
+
+    async def get(self, path: str, **headers: str) -> Reply:
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.request("GET", path, fields, tus=False)
+
+    async def delete(self, path: str) -> Reply:
+        return await self.request("DELETE", path)
+
+    async def upload(self, data: bytes, **headers: str) -> str:
+        """A complete upload."""
+        path = await self.create(len(data), **headers)
+        assert (await self.patch(path, 0, data)).status == 204
+        return path
+
+
+@asynccontextmanager
+async def serving(store: Store, *, prefix: str = "/files", **kwargs: Any) -> AsyncIterator[Site]:
+    """A plain application with ``app.add_routes(tus_routes(store, …))`` on a free port."""
+    routes = tus_routes(store, prefix=prefix, **kwargs)
+    app = web.Application()
+    app.add_routes(routes)
+    async with running(app) as (runner, port):
+        site = Site(port, store, prefix, runner, routes)
+        yield site
+        for connection in site.connections:
+            await connection.close()
+
+
+@asynccontextmanager
+async def running(app: web.Application) -> AsyncIterator[tuple[web.AppRunner, int]]:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield runner, runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
