@@ -391,7 +391,7 @@ class RequestSource(Source):
             self.continued = True
             writer = self._request.writer
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            writer.output_size = 0  # type: ignore[attr-defined] # it is not of the response
+            writer.output_size = 0  # it is not of the response
 
 
 def _salvage(stream: StreamReader) -> bytes:
@@ -462,6 +462,7 @@ def install() -> bool:
     Whether it is. Doing it twice does no harm; if somebody else has put a class of theirs
     there, it is left alone.
     """
-    if usable() and web_server.RequestHandler is RequestHandler:
-        web_server.RequestHandler = TusRequestHandler  # type: ignore[misc]
-    return web_server.RequestHandler is TusRequestHandler
+    module: Any = web_server
+    if usable() and module.RequestHandler is RequestHandler:
+        module.RequestHandler = TusRequestHandler
+    return module.RequestHandler is TusRequestHandler

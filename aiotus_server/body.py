@@ -167,9 +167,9 @@ class Body:
             await hash_somewhere(self._hashers, piece)
             yield piece
         while not self._ended:
-            if piece := await self._pull(None):
-                await hash_somewhere(self._hashers, piece)
-                yield piece
+            if pulled := await self._pull(None):
+                await hash_somewhere(self._hashers, pulled)
+                yield pulled
                 await self._progress(self.received)
         self._verify()
 

@@ -104,7 +104,7 @@ class Concatenation:
         assert isinstance(store, TerminationStore)
         for upload_id in upload_ids:
             _log.info("The final upload %s is given up: a partial of it is gone", upload_id)
-            async with self._server.locker.lock(upload_id, Purpose.TERMINATE, timeout=3):
+            async with self._server.locker.lock(upload_id, Purpose.TERMINATE, wait=3):
                 try:
                     upload = await self._server.get(upload_id)
                 except UploadNotFound:

@@ -60,7 +60,7 @@ class Events:
         return replace(
             upload,
             upload_id=event.upload_id,
-            path=None if event.path is None else os.path.abspath(event.path),
+            path=None if event.path is None else _absolute(event.path),
             app_metadata=None if event.metadata is sent else dict(event.metadata),
         )
 
@@ -150,6 +150,10 @@ class Events:
             "metadata": metadata_of(upload),
             "open": open_bytes,
         }
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(path)
 
 
 def metadata_of(upload: Upload) -> Mapping[str, bytes | None]:

@@ -93,6 +93,7 @@ class Server:
         self._opening: asyncio.Future[None] | None = None
         self._open = False
         self._running: set[Source] = set()
+        self._idle = asyncio.Event()
 
     async def start(self) -> None:
         """Open the store, once; every verb does it first. Raises StoreUnavailable."""
@@ -115,8 +116,9 @@ class Server:
         """End the bodies under way, keep their bytes, and close the store when it is idle."""
         for source in list(self._running):
             source.interrupt(ServerStopping())
-        while self._running:
-            await asyncio.sleep(0.01)
+        self._idle.clear()
+        if self._running:
+            await self._idle.wait()
         self._open = False
         await self.store.close()
 
@@ -247,7 +249,7 @@ class Server:
     def lock(
         self, upload_id: str, purpose: Purpose, options: Options
     ) -> AbstractAsyncContextManager[Lock]:
-        return self.locker.lock(upload_id, purpose, timeout=options.lock_timeout.total_seconds())
+        return self.locker.lock(upload_id, purpose, wait=options.lock_timeout.total_seconds())
 
     async def get(self, upload_id: str) -> Upload:
         with disk_errors():
@@ -277,6 +279,8 @@ class Server:
                 yield lock
         finally:
             self._running.discard(source)
+            if not self._running:
+                self._idle.set()
 
     def _body(
         self, asked: Create | Append, upload: Upload, source: Source, call: Call, lock: Lock

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _log = getLogger("aiotus_server")
 
 # An upload that somebody is using right now is left for the next time.
-LOCK_TIMEOUT = 0.05  # seconds
+LOCK_WAIT = 0.05  # seconds
 
 
 async def sweep(server: Server) -> int:
@@ -40,7 +40,7 @@ async def sweep(server: Server) -> int:
 
 async def _remove(server: Server, store: ExpirationStore, upload_id: str) -> bool:
     try:
-        async with server.locker.lock(upload_id, Purpose.EXPIRE, timeout=LOCK_TIMEOUT):
+        async with server.locker.lock(upload_id, Purpose.EXPIRE, wait=LOCK_WAIT):
             upload = await server.get(upload_id)
             if upload.complete or upload.expires is None or upload.expires > server.clock():
                 return False

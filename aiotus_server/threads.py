@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -40,10 +41,8 @@ class _Mailbox:
         self._results.append((future, result, error))
         if not self._awaited:
             self._awaited = True
-            try:
+            with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:
-                pass  # The loop has been closed: nobody waits any more.
 
     def _deliver(self) -> None:
         self._awaited = False

@@ -7,7 +7,7 @@ is ever cancelled: a request that aiohttp cancels has its body interrupted inste
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _log = getLogger("aiotus_server")
 _T = TypeVar("_T")
 
+_Verb = Callable[[web.Request, Call, str], Awaitable[web.StreamResponse]]
 OptionsFor = Callable[[web.Request], Options | None]
 
 
@@ -130,6 +131,12 @@ class _Handler:
         self._options = options
         self._sweeper = Sweeper(server)
         self._running = False
+        self._verbs: dict[str, _Verb] = {
+            "PATCH": self._append,
+            "HEAD": self._inspect,
+            "DELETE": self._terminate,
+            "GET": self._read,
+        }
 
     async def cleanup_ctx(self, app: web.Application) -> AsyncIterator[None]:
         await self.server.start()
@@ -185,7 +192,7 @@ class _Handler:
             return await self._create(request, call, mount)
         if not UPLOAD_ID.fullmatch(upload_id):
             raise UploadNotFound
-        return await getattr(self, _VERBS[method])(request, call, upload_id)
+        return await self._verbs[method](request, call, upload_id)
 
     def _allowed(self, upload_id: str | None, offer: Offer, options: Options) -> list[str]:
         if upload_id is None:
@@ -209,7 +216,7 @@ class _Handler:
         with_upload = is_offset_octet_stream(request.headers)
         return _response(responses.created(upload, location, with_upload=with_upload))
 
-    async def append(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
+    async def _append(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
         try:
             append = parse_append(
                 request.headers, body_length=_aiohttp.body_length(request), offer=call.offer
@@ -221,15 +228,15 @@ class _Handler:
         upload = await _to_the_end(self.server.append(upload_id, append, source, call), source)
         return _response(responses.appended(upload))
 
-    async def inspect(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
+    async def _inspect(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
         upload = await _to_the_end(self.server.inspect(upload_id, call))
         return _response(responses.inspected(upload))
 
-    async def terminate(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
+    async def _terminate(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
         await _to_the_end(self.server.terminate(upload_id, call))
         return _response(responses.terminated())
 
-    async def read(self, request: web.Request, call: Call, upload_id: str) -> web.StreamResponse:
+    async def _read(self, request: web.Request, call: Call, upload_id: str) -> web.StreamResponse:
         upload = await self.server.read(upload_id)
         selection = download.select(request.headers, upload)
         response = web.StreamResponse(
@@ -273,6 +280,7 @@ class _Handler:
             _log.error("Recovery could not be done: %s", error)
 
 
+# What the hook ``authorize`` is told.
 _VERBS = {
     "POST": "create",
     "PATCH": "append",

@@ -57,9 +57,9 @@ class Locker(ABC):
 
     @abstractmethod
     def lock(
-        self, upload_id: str, purpose: Purpose, *, timeout: float
+        self, upload_id: str, purpose: Purpose, *, wait: float
     ) -> AbstractAsyncContextManager[Lock]:
-        """Ask the present holder to let go, and wait for the lock, ``timeout`` seconds at most.
+        """Ask the present holder to let go, and wait for the lock, ``wait`` seconds at most.
 
         Those who wait are served in their order. Raises UploadLocked on entering when the
         holder did not let go in time; the request to it stands.

@@ -34,16 +34,14 @@ class MemoryLocker(Locker):
         self._queues: dict[str, _Queue] = {}
 
     @asynccontextmanager
-    async def lock(
-        self, upload_id: str, purpose: Purpose, *, timeout: float
-    ) -> AsyncIterator[Lock]:
-        lock = await self._acquire(upload_id, purpose, timeout)
+    async def lock(self, upload_id: str, purpose: Purpose, *, wait: float) -> AsyncIterator[Lock]:
+        lock = await self._acquire(upload_id, purpose, wait)
         try:
             yield lock
         finally:
             self._release(upload_id)
 
-    async def _acquire(self, upload_id: str, purpose: Purpose, timeout: float) -> Lock:
+    async def _acquire(self, upload_id: str, purpose: Purpose, wait: float) -> Lock:
         queue = self._queues.get(upload_id)
         if queue is None:
             lock = Lock()
@@ -54,7 +52,7 @@ class MemoryLocker(Locker):
         queue.waiting.append(entry)
         queue.holder.request_release(purpose)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(wait):
                 return await asyncio.shield(turn)
         except BaseException as error:
             if turn.done():

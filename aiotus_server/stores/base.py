@@ -29,11 +29,11 @@ class Store(ABC):
     answers 507 or 500 and goes on.
     """
 
-    async def open(self, *, shared: bool) -> None:
+    async def open(self, *, shared: bool) -> None:  # noqa: B027 - most have nothing to open
         """Called once before the first use. ``shared`` says that other processes may use the
         store at the same time. Raises StoreUnavailable."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027
         """Called when the server stops; ``open`` may follow."""
 
     async def free_space(self) -> int | None:
@@ -176,7 +176,7 @@ def extensions_of(store: Store) -> frozenset[str]:
     return frozenset(offered)
 
 
-_extensions: dict[type[Store], tuple[str, ...]] = {
+_extensions: dict[Any, tuple[str, ...]] = {
     CreationStore: ("creation", "creation-with-upload"),
     DeferLengthStore: ("creation-defer-length",),
     TerminationStore: ("termination",),

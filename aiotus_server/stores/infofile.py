@@ -57,7 +57,9 @@ def encode(upload: Upload) -> bytes:
             app_metadata=dict(upload.app_metadata) if upload.app_metadata is not None else None,
             path=upload.path,
             published=upload.published,
-            outcome=outcome and _Outcome(outcome.status, dict(outcome.headers), outcome.body),
+            outcome=None
+            if outcome is None
+            else _Outcome(outcome.status, dict(outcome.headers), outcome.body),
         )
     )
 
@@ -79,7 +81,7 @@ def decode(upload_id: str, text: bytes) -> Upload:
         app_metadata=info.app_metadata,
         path=info.path,
         published=info.published,
-        outcome=outcome and Outcome(outcome.status, outcome.headers, outcome.body),
+        outcome=None if outcome is None else Outcome(outcome.status, outcome.headers, outcome.body),
     )
 
 
