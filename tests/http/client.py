@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import re
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,22 @@ class Reply:
         """The path of Location, absolute or not."""
         location = self.headers["Location"]
         return location if location.startswith("/") else "/" + location.split("/", 3)[3]
+
+
+def assert_refused(
+    reply: Reply, status: int, code: str | None = None, *, method: str = "PATCH"
+) -> None:
+    """An error as all of them must be: the version, one line of text with a stable code, and no
+    Upload-Offset but on 409."""
+    assert reply.status == status, reply
+    assert reply.headers.getall("Tus-Resumable") == ["1.0.0"]
+    assert status == 409 or "Upload-Offset" not in reply.headers
+    if method == "HEAD":
+        assert reply.headers["Cache-Control"] == "no-store"
+        return
+    assert reply.headers["Content-Type"].startswith("text/plain")
+    assert re.fullmatch(r"[A-Z_]+: [^\n]+\n", reply.body.decode()), reply.body
+    assert code is None or reply.code == code
 
 
 def sha1(data: bytes) -> str:
@@ -165,6 +182,15 @@ class Site:
         connection = await self.connect()
         try:
             await connection.send(head(method, path or self.prefix, fields) + body)
+            return await connection.reply(method=method)
+        finally:
+            await connection.close()
+
+    async def raw(self, data: bytes, *, method: str = "GET") -> Reply:
+        """What comes back for these very bytes, on a connection of their own."""
+        connection = await self.connect()
+        try:
+            await connection.send(data)
             return await connection.reply(method=method)
         finally:
             await connection.close()
