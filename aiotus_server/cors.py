@@ -25,7 +25,10 @@ REQUEST_HEADERS = (
     "X-Requested-With",
 )
 RESPONSE_HEADERS = (
+    "Accept-Ranges",
+    "Allow",
     "Content-Disposition",
+    "Content-Range",
     "ETag",
     "Location",
     "Retry-After",
@@ -40,6 +43,7 @@ RESPONSE_HEADERS = (
     "Upload-Length",
     "Upload-Metadata",
     "Upload-Offset",
+    "X-Content-Type-Options",
 )
 
 

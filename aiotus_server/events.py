@@ -45,18 +45,19 @@ class Events:
             await _judge(self._hooks.authorize, event)
 
     async def pre_create(self, upload: Upload, call: Call) -> Upload:
-        """The upload as the hooks want it."""
-        if not self._hooks.pre_create:
-            return upload
+        """The upload as the hooks want it. Its id is fit to be one, whoever made it."""
+        if self._hooks.pre_create:
+            upload = await self._shaped(upload, call)
+        if not UPLOAD_ID.fullmatch(upload.upload_id):
+            _log.error("%r cannot be an upload's id", upload.upload_id)
+            raise HookFailed
+        return upload
+
+    async def _shaped(self, upload: Upload, call: Call) -> Upload:
         facts = self._facts(upload, call.request)
         event = CreateEvent(**facts, upload_id=upload.upload_id)
         sent = event.metadata
         await _judge(self._hooks.pre_create, event)
-        if not UPLOAD_ID.fullmatch(event.upload_id):
-            _log.error(
-                "pre_create set the id %r, which is not 1 to 64 of A-Za-z0-9_-", event.upload_id
-            )
-            raise HookFailed
         return replace(
             upload,
             upload_id=event.upload_id,

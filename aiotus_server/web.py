@@ -20,8 +20,10 @@ from .protocol.checksum import Checksum, TrailingChecksum, parse_checksum_traile
 from .protocol.errors import (
     BodyCutShort,
     ChecksumTrailerUnreadable,
+    ExpectationUnknown,
     HookFailed,
     MethodNotAllowed,
+    Refuse,
     TusError,
     UploadNotFound,
 )
@@ -62,10 +64,10 @@ class TusRoutes(Sequence[web.RouteDef]):
     def __init__(self, handler: _Handler, prefix: str) -> None:
         self.server = handler.server
         self.cleanup_ctx = handler.cleanup_ctx
-        expect = {"expect_handler": _expect}
-        self._routes = [web.route("*", f"{prefix}/{{upload_id:.*}}", handler.handle, **expect)]
-        if prefix:
-            self._routes.insert(0, web.route("*", prefix, handler.handle, **expect))
+        self._routes = [
+            web.route("*", path, handler.handle, expect_handler=handler.expect)
+            for path in (prefix, f"{prefix}/{{upload_id:.*}}")
+        ]
 
     @overload
     def __getitem__(self, index: int) -> web.RouteDef: ...
@@ -148,26 +150,36 @@ class _Handler:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         method = method_of(request.method, request.headers)
-        options = self._options if isinstance(self._options, Options) else self._options(request)
-        response = await self._respond(request, method, options)
-        response.headers["Tus-Resumable"] = TUS_VERSION
-        if not response.prepared:
-            _allow_origin(request, response, options or Options(), preflight=method == "OPTIONS")
-        _aiohttp.close_after(request, response)
-        return response
-
-    async def _respond(
-        self, request: web.Request, method: str, options: Options | None
-    ) -> web.StreamResponse:
+        options: Options | None = None
         try:
-            if options is None:
-                raise UploadNotFound
-            return await self._dispatch(request, method, options)
+            options = self._options_for(request)
+            response = await self._dispatch(request, method, options)
         except TusError as error:
-            return _failed(request, method, error)
+            response = _failed(request, method, error)
         except Exception:
             _log.exception("Error handling %s", request.method)
-            return _failed(request, method, HookFailed())
+            response = _failed(request, method, HookFailed())
+        if not response.prepared:
+            _mark(request, response, options or Options(), preflight=method == "OPTIONS")
+        return response
+
+    async def expect(self, request: web.Request) -> web.StreamResponse | None:
+        """ "100 Continue" is sent by the first read of the body, when all checks have passed;
+        nothing else can be expected."""
+        expectation = request.headers.get("Expect", "")
+        if expectation.lower() == "100-continue" or request.version < HttpVersion11:
+            return None
+        response = _response(responses.failed(ExpectationUnknown()))
+        _mark(request, response, Options(), preflight=False)
+        return response
+
+    def _options_for(self, request: web.Request) -> Options:
+        if isinstance(self._options, Options):
+            return self._options
+        options = self._options(request)
+        if options is None:
+            raise UploadNotFound
+        return options
 
     async def _dispatch(
         self, request: web.Request, method: str, options: Options
@@ -243,8 +255,7 @@ class _Handler:
             status=selection.status, headers=download.headers_of(upload, selection)
         )
         response.content_length = selection.stop - selection.start
-        response.headers["Tus-Resumable"] = TUS_VERSION
-        _allow_origin(request, response, call.options, preflight=False)
+        _mark(request, response, call.options, preflight=False)
         pieces = self._pieces(upload, selection)
         # The first piece before the head: what cannot be opened can still be told.
         first = await anext(pieces, b"")
@@ -334,8 +345,9 @@ def _response(answer: Answer) -> web.Response:
 def _failed(request: web.Request, method: str, error: TusError) -> web.StreamResponse:
     if isinstance(error, HookFailed):
         if isinstance(error.__cause__, web.HTTPException):
-            return _of_the_framework(error.__cause__)
-        _log.error("A hook failed", exc_info=error.__cause__)
+            error = _refused_by(error.__cause__)
+        elif error.__cause__ is not None:
+            _log.error("A hook failed", exc_info=error.__cause__)
     if method != "HEAD":
         return _response(responses.failed(error))
     answer = responses.failed_inspection(error)
@@ -345,15 +357,20 @@ def _failed(request: web.Request, method: str, error: TusError) -> web.StreamRes
     return _response(answer)
 
 
-def _of_the_framework(error: web.HTTPException) -> web.Response:
+def _refused_by(error: web.HTTPException) -> TusError:
     """A hook may refuse with aiohttp's own exceptions too."""
-    headers = {name: value for name, value in error.headers.items() if name != "Content-Type"}
-    return web.Response(status=error.status, reason=error.reason, headers=headers, text=error.text)
+    if error.status < 400:
+        _log.error("A hook raised %r, which refuses nothing", error)
+        return HookFailed()
+    return Refuse(error.status, error.text or "", error.headers)
 
 
-def _allow_origin(
+def _mark(
     request: web.Request, response: web.StreamResponse, options: Options, *, preflight: bool
 ) -> None:
+    """What every answer below the prefix has."""
+    response.headers["Tus-Resumable"] = TUS_VERSION
+    _aiohttp.close_after(request, response)
     if options.cors is not None:
         origin = request.headers.get("Origin")
         response.headers.update(options.cors.headers(origin, preflight=preflight))
@@ -366,9 +383,6 @@ def _mount_of(request: web.Request, options: Options) -> Mount:
         return Mount(prefix, None, options.location, options.public_prefixes)
     origin = _origin_of(request, options)
     return Mount(prefix, origin, public_prefixes=options.public_prefixes)
-
-
-_FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
 
 
 def _origin_of(request: web.Request, options: Options) -> str | None:
@@ -385,21 +399,13 @@ def _origin_of(request: web.Request, options: Options) -> str | None:
         forwarded = request.forwarded[-1] if request.forwarded else {}
         scheme = forwarded.get("proto") or headers.get("X-Forwarded-Proto") or scheme
         host = forwarded.get("host") or headers.get("X-Forwarded-Host") or host
-    elif options.location == "auto" and any(name in headers for name in ("Origin", *_FORWARDING)):
+    elif options.location == "auto" and any(map(_calls_for_path, headers)):
         return None
     return origin_of(scheme, host)
 
 
-async def _expect(request: web.Request) -> web.StreamResponse | None:
-    """ "100 Continue" is sent by the first read of the body, when all checks have passed."""
-    expectation = request.headers.get("Expect", "")
-    if expectation.lower() != "100-continue" and request.version >= HttpVersion11:
-        return web.Response(
-            status=417,
-            text="EXPECTATION_UNKNOWN: Only 100-continue can be expected.\n",
-            headers={"Tus-Resumable": TUS_VERSION},
-        )
-    return None
+def _calls_for_path(name: str) -> bool:
+    return name.lower() in ("origin", "forwarded") or name.lower().startswith("x-forwarded-")
 
 
 __all__ = ["TusRoutes", "setup", "tus_routes"]

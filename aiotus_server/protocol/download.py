@@ -41,7 +41,7 @@ INLINE_TYPES = frozenset(
 )
 
 _media_type = re.compile(r"[a-z0-9!#$&^_.+-]{1,63}/[a-z0-9!#$&^_.+-]{1,63}")
-_range = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))")
+_range = re.compile(r"bytes=(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,6 @@ def _date(fields: Fields, name: str) -> datetime | None:
     values = fields.getall(name, ())
     try:
         date = parsedate_to_datetime(values[0]) if values else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return date if date is not None and date.tzinfo is not None else None

@@ -95,6 +95,13 @@ class ContentCodingUnsupported(TusError):
         super().__init__("A body must come without Content-Encoding.")
 
 
+class ExpectationUnknown(TusError):
+    status = 417
+
+    def __init__(self) -> None:
+        super().__init__("Nothing but 100-continue can be expected.")
+
+
 class ExtensionDisabled(TusError):
     def __init__(self, extension: str) -> None:
         super().__init__(f"This server does not offer the extension {extension}.")
