@@ -1,0 +1,422 @@
+"""The command ``aiotus-server``: ``serve``, which may be left out, and ``gc``.
+
+A wrong option ends with code 2, anything else that stands in the way with code 1; both say
+why on one line of standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import operator
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from . import __version__
+from .app import Settings, make_app
+from .arguments import Parser
+from .cors import Cors
+from .flags import GC_GROUPS, SERVE_GROUPS
+from .hooks import Hooks
+from .options import EXTENSIONS, Expiry, Options, random_id
+from .protocol.errors import TusError
+from .server import Server
+from .stores import DiskStore, Durability
+from .stores.layout import StoreInUse
+from .sweeper import sweep
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping, Sequence
+
+_log = logging.getLogger("aiotus_server")
+
+BACKLOG = 1024  # connections that wait to be accepted
+
+
+class Failure(Exception):
+    """Something stands in the way; the text says what, for the administrator."""
+
+
+def main(
+    arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+) -> int:
+    """Run a command, and give the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = COMMANDS[given.pop(0)] if given and given[0] in COMMANDS else serve
+    try:
+        command(given, os.environ if environment is None else environment)
+    except Failure as failure:
+        sys.stderr.write(f"aiotus-server: {failure}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+# serve
+
+_USAGE = """aiotus-server [serve] [OPTION ...]
+       aiotus-server gc [OPTION ...]"""
+
+_ABOUT = """\
+Receives resumable uploads with the tus protocol 1.0.0, and stores them in a directory.
+
+commands:
+  serve                 receive uploads; this word may be left out
+  gc                    remove expired uploads while no server runs; see gc --help"""
+
+_MORE = """\
+Every option is also a variable of the environment, named in [brackets]; the flag wins.
+Switches are variables with yes or no; a switch that the environment has on is turned off by
+its opposite: --no-access-log, --download.
+
+SIZE is a number of bytes, or with a unit: 500MB (millions), 10GiB (1024 times 1024 times 1024).
+TIME is a number of seconds, or with a unit: 500ms, 30m, 24h, 7d, 1h30m.
+LIST has commas between its items.
+
+examples:
+  aiotus-server --dir /srv/uploads --max-size 10GiB --expires 24h
+  aiotus-server --host 0.0.0.0 --port 443 --tls-cert chain.pem --tls-key key.pem
+  aiotus-server --unix-socket /run/aiotus.sock --trust-forwarded
+  AIOTUS_PORT=8080 AIOTUS_HOOKS=myapp:hooks aiotus-server"""
+
+
+def serve_parser() -> Parser:
+    parser = Parser(
+        SERVE_GROUPS, prog="aiotus-server", usage=_USAGE, description=_ABOUT, epilog=_MORE
+    )
+    parser.add_argument("--version", action="version", version=f"aiotus-server {__version__}")
+    return parser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where connections come from. ``grace``: seconds that a stop may take."""
+
+    host: str = "127.0.0.1"
+    port: int = 1080
+    unix_socket: Path | None = None
+    reuse_port: bool = False
+    tls: ssl.SSLContext | None = None
+    access_log: bool = False
+    grace: float = 8.0
+
+
+def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Receive uploads until a signal comes."""
+    parser = serve_parser()
+    values = parser.read(arguments, environment)
+    _start_logging(values)
+    settings = _checked(parser, settings_of, values)
+    listening = _checked(parser, listening_of, values)
+    _make_directory(settings.directory)
+    with asyncio.Runner(loop_factory=None if values.no_uvloop else _loop_factory()) as runner:
+        runner.run(_serve(settings, listening))
+
+
+def _checked(
+    parser: Parser, build: Callable[[argparse.Namespace], Any], values: argparse.Namespace
+) -> Any:
+    try:
+        return build(values)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def settings_of(values: argparse.Namespace) -> Settings:
+    """Raises ValueError for options that do not go together, Failure for hooks that are not."""
+    # Hooks first: their module may register a checksum algorithm.
+    hooks = hooks_of(values)
+    return Settings(
+        directory=Path(values.dir).absolute(),
+        prefix=values.prefix,
+        durability=Durability(values.durability),
+        options=options_of(values),
+        hooks=hooks,
+    )
+
+
+def options_of(values: argparse.Namespace) -> Options:
+    extensions = EXTENSIONS if values.extensions is None else frozenset(values.extensions)
+    algorithms = values.checksum_algorithms
+    return Options(
+        max_size=values.max_size,
+        expiry=_expiry_of(values),
+        extensions=extensions - set(values.disable_extension),
+        algorithms=None if algorithms is None else tuple(dict.fromkeys(algorithms)),
+        lenient_metadata=values.lenient_metadata,
+        location=values.location,
+        trust_forwarded=values.trust_forwarded,
+        public_prefixes=tuple(values.public_prefix),
+        terminate_complete=not values.no_terminate_complete,
+        delete_partials=values.delete_partials,
+        read=not values.no_download,
+        cors=None if values.no_cors else _cors_of(values),
+        read_timeout=values.read_timeout,
+        lock_timeout=values.lock_timeout,
+        progress_interval=values.progress_interval,
+        reserve=values.reserve,
+        new_id=_imported(values.new_id) if values.new_id else random_id,
+    )
+
+
+def _expiry_of(values: argparse.Namespace) -> Expiry | None:
+    if values.expires is not None:
+        return Expiry(values.expires, sliding=values.expires_sliding)
+    if values.expires_sliding:
+        raise ValueError("expires-sliding needs expires")
+    return None
+
+
+def _cors_of(values: argparse.Namespace) -> Cors:
+    origins = values.cors_origin
+    return Cors(
+        origins=None if not origins or "*" in origins else tuple(origins),
+        credentials=values.cors_credentials,
+        allow_headers=tuple(values.cors_allow_header),
+        expose_headers=tuple(values.cors_expose_header),
+        max_age=values.cors_max_age,
+    )
+
+
+def listening_of(values: argparse.Namespace) -> Listening:
+    """Raises ValueError for options that do not go together, Failure for a bad certificate."""
+    return Listening(
+        host=values.host,
+        port=values.port,
+        unix_socket=Path(values.unix_socket).absolute() if values.unix_socket else None,
+        reuse_port=values.reuse_port,
+        tls=_tls_of(values),
+        access_log=values.access_log,
+        grace=values.grace.total_seconds(),
+    )
+
+
+def _tls_of(values: argparse.Namespace) -> ssl.SSLContext | None:
+    if values.tls_cert is None:
+        if values.tls_key is not None:
+            raise ValueError("tls-key needs tls-cert")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # With no password OpenSSL would ask the terminal for one.
+        context.load_cert_chain(values.tls_cert, values.tls_key, password="")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        files = " and ".join(name for name in (values.tls_cert, values.tls_key) if name)
+        raise Failure(f"cannot use the certificate in {files}: {_reason(error)}") from error
+    return context
+
+
+async def _serve(settings: Settings, listening: Listening) -> None:
+    stop = _stop_signal(listening.grace)
+    runner = web.AppRunner(
+        make_app(settings),
+        access_log=logging.getLogger("aiohttp.access") if listening.access_log else None,
+        # What still runs then is cancelled, and has the rest of the time to end.
+        shutdown_timeout=listening.grace * 0.8,
+    )
+    try:
+        await _open(runner, settings)
+        address = await _listen(runner, settings, listening)
+        sys.stdout.write(
+            f"aiotus-server {__version__}: uploads to {address} are stored in "
+            f"{settings.directory}\n"
+        )
+        sys.stdout.flush()
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+async def _open(runner: web.AppRunner, settings: Settings) -> None:
+    try:
+        await runner.setup()
+    except TusError as error:
+        raise Failure(_why_unavailable(error, settings.directory)) from error
+
+
+async def _listen(runner: web.AppRunner, settings: Settings, listening: Listening) -> str:
+    """Accept connections, and tell where."""
+    if listening.unix_socket is not None:
+        return await _listen_unix(runner, settings, listening, listening.unix_socket)
+    site = web.TCPSite(
+        runner,
+        listening.host,
+        listening.port,
+        ssl_context=listening.tls,
+        backlog=BACKLOG,
+        reuse_port=listening.reuse_port or None,
+    )
+    host = f"[{listening.host}]" if ":" in listening.host else listening.host
+    try:
+        await site.start()
+    except OSError as error:
+        raise Failure(f"cannot listen on {host}:{listening.port}: {_reason(error)}") from error
+    scheme = "http" if listening.tls is None else "https"
+    return f"{scheme}://{host}:{site.port}{settings.prefix}"
+
+
+async def _listen_unix(
+    runner: web.AppRunner, settings: Settings, listening: Listening, path: Path
+) -> str:
+    site = web.UnixSite(runner, path, ssl_context=listening.tls, backlog=BACKLOG)
+    try:
+        # A socket file that a dead server left is replaced; so would that of a live one be.
+        if await _answers(path):
+            raise Failure(f"cannot listen on {path}: another server does")
+        await site.start()
+    except OSError as error:
+        raise Failure(f"cannot listen on {path}: {_reason(error)}") from error
+    return f"{settings.prefix} on the Unix socket {path}"
+
+
+async def _answers(path: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _stop_signal(grace: float) -> asyncio.Event:
+    """Set by SIGTERM and SIGINT. From then on the process has ``grace`` seconds; another
+    SIGINT ends it at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def begin() -> None:
+        if not stop.is_set():
+            stop.set()
+            loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            deadline = threading.Timer(grace, _give_up)
+            deadline.daemon = True
+            deadline.start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, begin)
+    return stop
+
+
+def _give_up() -> None:
+    """Whatever hangs, in the loop or in a thread: what is stored is consistent at any moment."""
+    _log.warning("Not all requests ended within the grace time")
+    os._exit(0)
+
+
+# gc
+
+_GC_ABOUT = """\
+Removes the unfinished uploads that have expired from the directory of a server that does not
+run. A running server does so itself."""
+
+
+def gc(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Remove expired uploads, and print how many."""
+    parser = Parser(GC_GROUPS, prog="aiotus-server gc", description=_GC_ABOUT)
+    values = parser.read(arguments, environment)
+    _start_logging(values)
+    hooks = hooks_of(values)
+    directory = Path(values.dir).absolute()
+    if not directory.exists():
+        raise Failure(f"there is no directory {directory}")
+    _make_directory(directory)
+    removed = asyncio.run(_gc(directory, hooks))
+    sys.stdout.write(f"{removed} expired uploads removed from {directory}\n")
+
+
+async def _gc(directory: Path, hooks: Hooks | None) -> int:
+    server = Server(DiskStore(directory), hooks=hooks)
+    try:
+        return await sweep(server)
+    except TusError as error:
+        raise Failure(_why_unavailable(error, directory)) from error
+    finally:
+        await server.stop()
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str], Mapping[str, str]], None]] = {
+    "serve": serve,
+    "gc": gc,
+}
+
+
+# For all commands
+
+
+def hooks_of(values: argparse.Namespace) -> Hooks | None:
+    """Raises Failure if they cannot be imported."""
+    if values.hooks is None:
+        return None
+    hooks = _imported(values.hooks)
+    if not isinstance(hooks, Hooks):
+        raise Failure(f"{values.hooks} is not an aiotus_server.Hooks but {type(hooks).__name__}")
+    return hooks
+
+
+def _imported(reference: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    module, _, name = reference.partition(":")
+    try:
+        return operator.attrgetter(name)(importlib.import_module(module))
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+        raise Failure(f"cannot import {reference}: {what}") from error
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise Failure(f"{directory} cannot be used: it is not a directory") from None
+    except OSError as error:
+        raise Failure(f"{directory} cannot be made: {_reason(error)}") from error
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise Failure(f"{directory} cannot be used: it is not writable")
+
+
+def _why_unavailable(error: TusError, directory: Path) -> str:
+    if isinstance(error, StoreInUse):
+        return error.explanation
+    cause = error.__cause__
+    return f"{directory} cannot be used: {_reason(cause) if cause else error}"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, (ssl.SSLError, socket.gaierror)) or not isinstance(error, OSError):
+        return str(error)
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _start_logging(values: argparse.Namespace) -> None:
+    logging.basicConfig(
+        level=values.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Whoever asks for it wants it at any level.
+    logging.getLogger("aiohttp.access").setLevel(logging.INFO)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,286 @@
+"""The options of each command: what there is to set, in the order in which help tells it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from .arguments import (
+    Group,
+    Option,
+    Switch,
+    one_of,
+    parse_duration,
+    parse_lifetime,
+    parse_limit,
+    parse_list,
+    parse_origins,
+    parse_paths,
+    parse_port,
+    parse_reference,
+    parse_size,
+    parse_text,
+    some_of,
+)
+from .options import EXTENSIONS
+from .stores import Durability
+
+DIRECTORY = Option("dir", "DIR", "where uploads are stored", parse_text, "uploads")
+HOOKS = Option(
+    "hooks",
+    "MODULE:NAME",
+    "an aiotus_server.Hooks object, the application's own code; modules are looked for in the "
+    "current directory too",
+    parse_reference,
+)
+LEVELS = ("debug", "info", "warning", "error", "critical")
+LOG_LEVEL = Option(
+    "log-level",
+    "LEVEL",
+    f"least level of what is logged to standard error: {', '.join(LEVELS)}",
+    one_of(LEVELS),
+    "info",
+    shown="info",
+)
+
+SERVE_GROUPS = (
+    Group(
+        "network",
+        (
+            Option(
+                "host",
+                "ADDRESS",
+                "address to listen on; 0.0.0.0 or :: for all",
+                parse_text,
+                "127.0.0.1",
+                shown="127.0.0.1",
+            ),
+            Option(
+                "port",
+                "PORT",
+                "port to listen on; 0 for a free one",
+                parse_port,
+                1080,
+                shown="1080",
+            ),
+            Option(
+                "unix-socket",
+                "PATH",
+                "listen on this Unix socket instead of host and port",
+                parse_text,
+            ),
+            Switch("reuse-port", "let other processes listen on the same port too"),
+            Option(
+                "tls-cert",
+                "FILE",
+                "serve https with this certificate chain (PEM)",
+                parse_text,
+            ),
+            Option(
+                "tls-key",
+                "FILE",
+                "the certificate's private key, if it is in a file of its own",
+                parse_text,
+            ),
+            Option(
+                "grace",
+                "TIME",
+                "the process exits at most so long after SIGTERM or SIGINT",
+                parse_duration,
+                timedelta(seconds=8),  # docker stop kills after 10
+                shown="8s",
+            ),
+            Switch("no-uvloop", "use asyncio's own event loop"),
+        ),
+    ),
+    Group(
+        "storage",
+        (
+            Option("dir", "DIR", DIRECTORY.help, parse_text, "uploads", shown="./uploads"),
+            Option(
+                "durability",
+                "LEVEL",
+                "when uploads are flushed to the disk: none (when the kernel likes), complete "
+                "(before the last byte is acknowledged), always (before every acknowledgement)",
+                one_of([level.value for level in Durability]),
+                "complete",
+                shown="complete",
+            ),
+            Option(
+                "expires",
+                "TIME",
+                "remove unfinished uploads so long after their creation; none for never",
+                parse_lifetime,
+                shown="none",
+            ),
+            Switch("expires-sliding", "count --expires from the last byte instead"),
+            Switch("delete-partials", "remove partial uploads once they have been concatenated"),
+        ),
+    ),
+    Group(
+        "limits",
+        (
+            Option(
+                "max-size",
+                "SIZE",
+                "largest upload; none for no limit",
+                parse_limit,
+                shown="none",
+            ),
+            Option(
+                "reserve",
+                "SIZE",
+                "create no upload while less than this is free on the disk",
+                parse_size,
+                0,
+                shown="0",
+            ),
+            Option(
+                "read-timeout",
+                "TIME",
+                "end a request whose body has been silent for so long; its bytes are kept",
+                parse_duration,
+                timedelta(seconds=60),
+                shown="60s",
+            ),
+            Option(
+                "lock-timeout",
+                "TIME",
+                "how long a request waits for another one on the same upload to let go",
+                parse_duration,
+                timedelta(seconds=3),
+                shown="3s",
+            ),
+        ),
+    ),
+    Group(
+        "protocol",
+        (
+            Option(
+                "extensions",
+                "LIST",
+                "offer only these extensions of the protocol, of all: "
+                + ", ".join(sorted(EXTENSIONS)),
+                some_of(sorted(EXTENSIONS)),
+                many=True,
+                shown="all",
+            ),
+            Option(
+                "disable-extension",
+                "LIST",
+                "do not offer these; repeatable",
+                some_of(sorted(EXTENSIONS)),
+                [],
+                many=True,
+            ),
+            Option(
+                "checksum-algorithms",
+                "LIST",
+                "offer only these checksum algorithms; sha1 must be one",
+                parse_list,
+                many=True,
+                shown="all",
+            ),
+            Switch("lenient-metadata", "drop malformed pairs of Upload-Metadata, refuse nothing"),
+            Switch("no-terminate-complete", "refuse to delete complete uploads"),
+            Switch("no-download", "do not give out complete uploads by GET"),
+            Switch("no-cors", "send no CORS headers: no uploads from pages of other origins"),
+            Option(
+                "cors-origin",
+                "ORIGIN",
+                "let pages of this origin upload; repeatable",
+                parse_origins,
+                many=True,
+                shown="any",
+            ),
+            Switch("cors-credentials", "let them send cookies; needs --cors-origin"),
+            Option(
+                "cors-allow-header",
+                "NAME",
+                "let them send this header too; repeatable",
+                parse_list,
+                [],
+                many=True,
+            ),
+            Option(
+                "cors-expose-header",
+                "NAME",
+                "let them see this header too; repeatable",
+                parse_list,
+                [],
+                many=True,
+            ),
+            Option(
+                "cors-max-age",
+                "TIME",
+                "how long browsers may remember all this",
+                parse_duration,
+                timedelta(days=1),
+                shown="1d",
+            ),
+        ),
+    ),
+    Group(
+        "behind a proxy",
+        (
+            Option(
+                "prefix",
+                "PATH",
+                "path at which clients create uploads",
+                parse_text,
+                "/files/",
+                shown="/files/",
+            ),
+            Option(
+                "location",
+                "HOW",
+                "the URLs given to clients: path, absolute, auto (a path for browsers and behind "
+                "proxies), or the public URL of the prefix",
+                parse_text,
+                "auto",
+                shown="auto",
+            ),
+            Switch(
+                "trust-forwarded",
+                "believe Forwarded and X-Forwarded-*; only behind a proxy that sets them",
+            ),
+            Option(
+                "public-prefix",
+                "PATH",
+                "clients know the prefix, which a proxy rewrites, as this; repeatable",
+                parse_paths,
+                [],
+                many=True,
+            ),
+        ),
+    ),
+    Group(
+        "hooks",
+        (
+            HOOKS,
+            Option(
+                "progress-interval",
+                "TIME",
+                "shortest time between two post_receive of one request",
+                parse_duration,
+                timedelta(seconds=1),
+                shown="1s",
+            ),
+            Option(
+                "new-id",
+                "MODULE:NAME",
+                "a function that makes the ids of uploads: unguessable, never twice the same",
+                parse_reference,
+                shown="128 random bits",
+            ),
+        ),
+    ),
+    Group(
+        "logging",
+        (
+            Switch("access-log", "log every request"),
+            LOG_LEVEL,
+        ),
+    ),
+)
+
+GC_GROUPS = (Group("options", (DIRECTORY, HOOKS, LOG_LEVEL)),)
