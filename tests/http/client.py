@@ -209,6 +209,35 @@ class Site:
         fields.update({name.replace("_", "-"): value for name, value in headers.items()})
         return await self.request("PATCH", path, fields, body)
 
+    async def begin(
+        self, path: str, offset: int, body: bytes, *, length: int | None, **headers: str
+    ) -> Connection:
+        """Begin a PATCH of ``length`` bytes, None for a body in chunks, and send ``body`` of it:
+        its connection."""
+        fields = {**TUS, **OCTETS, "Upload-Offset": str(offset)}
+        if length is None:
+            fields["Transfer-Encoding"] = "chunked"
+        else:
+            fields["Content-Length"] = str(length)
+        fields.update({name.replace("_", "-"): value for name, value in headers.items()})
+        connection = await self.connect()
+        await connection.send(head("PATCH", path, fields) + body)
+        return connection
+
+    def stored(self, path: str) -> bytes:
+        """What is in the disk store's file of this upload, verified or not; nothing if there is
+        no such file."""
+        for file in self.store.root.glob(f"??/{path.rpartition('/')[2]}"):
+            data: bytes = file.read_bytes()
+            return data
+        return b""
+
+    async def until_stored(self, path: str, size: int, *, seconds: float = 5) -> None:
+        """Wait until the disk store's file of this upload has ``size`` bytes."""
+        async with asyncio.timeout(seconds):
+            while len(self.stored(path)) != size:
+                await asyncio.sleep(0.01)
+
     async def head(self, path: str) -> Reply:
         return await self.request("HEAD", path)
 
