@@ -61,8 +61,8 @@ class TrailerStream(StreamReader):
 class TrailerParser:
     """aiohttp's request parser, but for the chunked bodies of tus requests.
 
-    The parser is given heads one by one. Of what follows, it is given all but the body of a
-    tus request in chunks: that one is decoded here, and the parser is told that it was empty.
+    The parser is given one message at a time: a head, then its body, never a byte more. The
+    body of a tus request in chunks is decoded here, and the parser is told that it was empty.
     So it is always between two messages when the next head comes.
     """
 
@@ -72,13 +72,16 @@ class TrailerParser:
         self._next: Callable[[bytes], tuple[Any, bytes]] = self._feed_head
         self._pending = b""  # not given to anybody yet
         self._behind = b""  # the last bytes of a head, in case its end is split
-        self._left = 0  # bytes of a body with a Content-Length
-        self._foreign: StreamReader | None = None
+        self._in_flight = 0  # messages that aiohttp has not begun with
+        self._upgraded = False
+        # Of a body that aiohttp's parser takes:
+        self._payload: StreamReader | None = None
+        self._left = 0  # bytes, by its Content-Length
+        self._ruler: ChunkedDecoder | None = None  # measures it, if it is in chunks
+        # Of a body that is decoded here:
         self._decoder: ChunkedDecoder | None = None
         self._stream: TrailerStream | None = None
         self._paused = False
-        self._upgraded = False
-        self._in_flight = 0
 
     # What aiohttp asks of its parser
 
@@ -97,16 +100,14 @@ class TrailerParser:
         self._parser.set_upgraded(value)
 
     def feed_data(self, data: bytes) -> Feed:
+        """Without ``data``: what had been held back, here or in the parser, may go on."""
         messages: list[Any] = []
-        self._paused = False
-        if not data:
-            # Whatever had been held back, here or in the parser, may go on.
-            data, self._pending = self._pending, b""
-            messages += self._go_on(data)
-            return messages, self._upgraded, b""
-        if self._pending:
-            data, self._pending = self._pending + data, b""
-        while data and not self._held_back():
+        resumed = not data
+        if resumed:
+            self._paused = False
+        data, self._pending = self._pending + data, b""
+        while resumed or (data and not self._held_back()):
+            resumed = False
             emitted, data = self._next(data)
             messages += emitted
             if self._upgraded:
@@ -117,91 +118,93 @@ class TrailerParser:
     def flush(self) -> None:
         """The connection is gone: what has come in chunks belongs to the body, room or not."""
         if self._decoder is not None:
-            self._decode(b"", heed_pause=False)
+            data, self._pending = self._pending, b""
+            self._decode(data, heed_pause=False)
 
     def _held_back(self) -> bool:
+        if self._payload is not None and self._whole_body_fed():
+            return True  # the parser has not given all of it out yet
         return self._paused or self._in_flight >= web_protocol.MAX_MSG_QUEUE_SIZE
-
-    def _go_on(self, data: bytes) -> list[Any]:
-        messages: list[Any] = []
-        first = True
-        while (data or first) and not self._held_back():
-            first = False
-            emitted, data = self._next(data)
-            messages += emitted
-            if self._upgraded:
-                break
-        self._pending = data
-        return messages
 
     # What may come next. Each takes some bytes, and gives messages and the bytes left.
 
     def _feed_head(self, data: bytes) -> tuple[Any, bytes]:
+        if self._in_flight >= web_protocol.MAX_MSG_QUEUE_SIZE:
+            return (), data
         window = self._behind + data
         end = window.find(b"\r\n\r\n")
         if end == -1:
             self._behind = window[-3:]
-            return self._feed(data), b""
+            return self._feed(data)
         end += 4 - len(self._behind)
         self._behind = b""
-        messages = self._feed(data[:end])
-        if messages:
-            messages = [*messages[:-1], self._expect_body_of(*messages[-1])]
-        return messages, data[end:]
+        messages, tail = self._feed(data[:end])
+        if messages and not self._upgraded:
+            message, payload = messages[-1]
+            messages = [*messages[:-1], (message, self._expect_body_of(message, payload))]
+        return messages, tail + data[end:]
 
-    def _expect_body_of(
-        self, message: RawRequestMessage, payload: StreamReader
-    ) -> tuple[RawRequestMessage, StreamReader]:
+    def _expect_body_of(self, message: RawRequestMessage, payload: StreamReader) -> StreamReader:
+        """The stream in which the body will be."""
         if message.chunked and _may_have_our_trailer(message):
             self._decoder = ChunkedDecoder()
             self._stream = self._handler.new_trailer_stream()
             self._next = self._feed_decoder
-            return message, self._stream
-        if message.chunked or message.method == "CONNECT":
-            self._foreign = payload
-            self._next = self._feed_foreign
-        elif not payload.is_eof():
+            return self._stream
+        if not payload.is_eof():
+            self._payload = payload
+            self._ruler = ChunkedDecoder() if message.chunked else None
             self._left = int(message.headers.get("Content-Length", "0"))
-            self._next = self._feed_counted
-        return message, payload
+            self._next = self._feed_body
+        return payload
 
-    def _feed_counted(self, data: bytes) -> tuple[Any, bytes]:
-        size = min(self._left, len(data))
-        messages = self._feed(data if size == len(data) else data[:size])
-        self._left -= size
-        if not self._left:
+    def _feed_body(self, data: bytes) -> tuple[Any, bytes]:
+        size = self._size_of_body_in(data)
+        messages, tail = self._feed(data if size == len(data) else data[:size])
+        assert self._payload is not None
+        if self._next == self._feed_body and self._whole_body_fed() and self._payload.is_eof():
+            self._payload = self._ruler = None
             self._next = self._feed_head
-        return messages, data[size:]
+        return messages, tail + data[size:]
 
-    def _feed_foreign(self, data: bytes) -> tuple[Any, bytes]:
-        """Where a foreign chunked body ends only the parser knows, so it gets everything until
-        it is between messages; a trailer of ours in the same segment is lost, and refused."""
-        messages = self._feed(data)
-        if messages:
-            self._foreign = messages[-1][1]
-        assert self._foreign is not None
-        if self._foreign.is_eof():
-            self._foreign = None
-            self._behind = data[-3:]
-            self._next = self._feed_head
-        return messages, b""
+    def _size_of_body_in(self, data: bytes) -> int:
+        if self._whole_body_fed():
+            return 0
+        if self._ruler is None:
+            size = min(self._left, len(data))
+            self._left -= size
+            return size
+        try:
+            for _ in self._ruler.feed(data):
+                pass
+        except ChunkedError:
+            # The parser will not like it either. If it does, it is on its own from here on.
+            self._payload = self._ruler = None
+            self._next = self._feed_blindly
+            return len(data)
+        return len(data) - len(self._ruler.rest)
+
+    def _whole_body_fed(self) -> bool:
+        return self._ruler.done if self._ruler is not None else not self._left
 
     def _feed_decoder(self, data: bytes) -> tuple[Any, bytes]:
         return (), self._decode(data, heed_pause=True)
 
+    def _feed_blindly(self, data: bytes) -> tuple[Any, bytes]:
+        return self._feed(data)
+
     def _feed_nobody(self, data: bytes) -> tuple[Any, bytes]:
         return (), b""
 
-    def _feed(self, data: bytes) -> Any:
+    def _feed(self, data: bytes) -> tuple[Any, bytes]:
+        """Messages, and what the parser leaves to an upgraded connection."""
         try:
             messages, self._upgraded, tail = self._parser.feed_data(data)
         except HttpProcessingError:
             self._next = self._feed_nobody
             raise
         self._in_flight += len(messages)
-        if self._upgraded:
-            self._pending = tail
-        return messages
+        return messages, tail
 
     def _decode(self, data: bytes, *, heed_pause: bool) -> bytes:
         assert self._decoder is not None
@@ -234,12 +237,13 @@ def _may_have_our_trailer(message: RawRequestMessage) -> bool:
 class TusRequestHandler(RequestHandler):
     """aiohttp's connection, which keeps trailers and can be asked to stop."""
 
-    __slots__ = ("_read_limit", "_stopping", "tus_source")
+    __slots__ = ("_draining", "_stopping", "tus_source")
 
     def __init__(self, manager: Any, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(manager, loop=loop, **kwargs)
         self.tus_source: RequestSource | None = None
         self._stopping = False
+        self._draining: asyncio.Timeout | None = None
         self._parser: Any = TrailerParser(self._parser, self)
 
     def new_trailer_stream(self) -> TrailerStream:
@@ -253,9 +257,11 @@ class TusRequestHandler(RequestHandler):
     def close(self) -> None:
         """aiohttp shuts down: bodies end now, not when its time limit is over."""
         super().close()
+        self._stopping = True
         if self.tus_source is not None:
-            self._stopping = True
             self.tus_source.interrupt(ServerStopping())
+        if self._draining is not None:
+            self._draining.reschedule(self._loop.time() + STOPPING_DRAIN_TIME)
 
     async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> Any:
         source, self.tus_source = self.tus_source, None

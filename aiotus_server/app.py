@@ -68,7 +68,7 @@ class _Index:
 
     async def show(self, request: web.Request) -> web.Response:
         url = self._url(request)
-        headers = {"Vary": "Accept, Host"}
+        headers = {"Vary": "Accept"}
         if "text/html" in request.headers.get("Accept", ""):
             page = _PAGE.format(version=__version__, url=html.escape(url))
             return web.Response(text=page, content_type="text/html", headers=headers)

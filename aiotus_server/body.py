@@ -166,12 +166,17 @@ class Body:
         for piece in held:
             await hash_somewhere(self._hashers, piece)
             yield piece
+        await self.report()
         while not self._ended:
             if pulled := await self._pull(None):
                 await hash_somewhere(self._hashers, pulled)
                 yield pulled
-                await self._progress(self.received)
+                await self.report()
         self._verify()
+
+    async def report(self) -> None:
+        """Tell of the progress, which is heard now and then only."""
+        await self._progress(self.received)
 
     async def copy_to(self, fd: int, offset: int) -> None:
         """Write the body to ``fd`` from ``offset`` (bytes) on, hashing while it passes.
@@ -199,7 +204,7 @@ class Body:
                     writing = threads.quick.submit(self._hash_and_write, fd, batch, offset)
                     offset += size
                     batch, size = [], 0
-                    await self._progress(self.received)
+                    await self.report()
         finally:
             if writing is not None:
                 await writing

@@ -11,20 +11,14 @@ import importlib
 import logging
 import operator
 import os
-import signal
-import socket
 import ssl
 import sys
-import threading
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import __version__
-from .app import Settings, make_app
+from .app import Settings
 from .arguments import Parser
 from .cors import Cors
 from .flags import GC_GROUPS, SERVE_GROUPS
@@ -32,21 +26,15 @@ from .hooks import Hooks
 from .options import EXTENSIONS, Expiry, Options, random_id
 from .protocol.errors import TusError
 from .server import Server
+from .serving import Failure, Listening, make_directory, reason_of, run, why_unavailable
 from .stores import DiskStore, Durability
-from .stores.layout import StoreInUse
 from .sweeper import sweep
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping, Sequence
 
-_log = logging.getLogger("aiotus_server")
-
-BACKLOG = 1024  # connections that wait to be accepted
-
-
-class Failure(Exception):
-    """Something stands in the way; the text says what, for the administrator."""
+_T = TypeVar("_T")
 
 
 def main(
@@ -101,19 +89,6 @@ def serve_parser() -> Parser:
     return parser
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
-    """Where connections come from. ``grace``: seconds that a stop may take."""
-
-    host: str = "127.0.0.1"
-    port: int = 1080
-    unix_socket: Path | None = None
-    reuse_port: bool = False
-    tls: ssl.SSLContext | None = None
-    access_log: bool = False
-    grace: float = 8.0
-
-
 def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Receive uploads until a signal comes."""
     parser = serve_parser()
@@ -121,14 +96,13 @@ def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     _start_logging(values)
     settings = _checked(parser, settings_of, values)
     listening = _checked(parser, listening_of, values)
-    _make_directory(settings.directory)
-    with asyncio.Runner(loop_factory=None if values.no_uvloop else _loop_factory()) as runner:
-        runner.run(_serve(settings, listening))
+    run(settings, listening)
 
 
 def _checked(
-    parser: Parser, build: Callable[[argparse.Namespace], Any], values: argparse.Namespace
-) -> Any:
+    parser: Parser, build: Callable[[argparse.Namespace], _T], values: argparse.Namespace
+) -> _T:
+    """ValueErrors end like those of a single option."""
     try:
         return build(values)
     except ValueError as error:
@@ -168,8 +142,17 @@ def options_of(values: argparse.Namespace) -> Options:
         lock_timeout=values.lock_timeout,
         progress_interval=values.progress_interval,
         reserve=values.reserve,
-        new_id=_imported(values.new_id) if values.new_id else random_id,
+        new_id=_new_id_of(values),
     )
+
+
+def _new_id_of(values: argparse.Namespace) -> Callable[[], str]:
+    if values.new_id is None:
+        return random_id
+    new_id: Callable[[], str] = _imported(values.new_id)
+    if not callable(new_id):
+        raise Failure(f"{values.new_id} is not a function but {type(new_id).__name__}")
+    return new_id
 
 
 def _expiry_of(values: argparse.Namespace) -> Expiry | None:
@@ -201,6 +184,7 @@ def listening_of(values: argparse.Namespace) -> Listening:
         tls=_tls_of(values),
         access_log=values.access_log,
         grace=values.grace.total_seconds(),
+        uvloop=not values.no_uvloop,
     )
 
 
@@ -213,108 +197,19 @@ def _tls_of(values: argparse.Namespace) -> ssl.SSLContext | None:
     try:
         # With no password OpenSSL would ask the terminal for one.
         context.load_cert_chain(values.tls_cert, values.tls_key, password="")
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+    except (OSError, ValueError) as error:
         files = " and ".join(name for name in (values.tls_cert, values.tls_key) if name)
-        raise Failure(f"cannot use the certificate in {files}: {_reason(error)}") from error
+        raise Failure(f"cannot use the certificate in {files}: {_tls_reason(error)}") from error
     return context
 
 
-async def _serve(settings: Settings, listening: Listening) -> None:
-    stop = _stop_signal(listening.grace)
-    runner = web.AppRunner(
-        make_app(settings),
-        access_log=logging.getLogger("aiohttp.access") if listening.access_log else None,
-        # What still runs then is cancelled, and has the rest of the time to end.
-        shutdown_timeout=listening.grace * 0.8,
-    )
-    try:
-        await _open(runner, settings)
-        address = await _listen(runner, settings, listening)
-        sys.stdout.write(
-            f"aiotus-server {__version__}: uploads to {address} are stored in "
-            f"{settings.directory}\n"
-        )
-        sys.stdout.flush()
-        await stop.wait()
-    finally:
-        await runner.cleanup()
-
-
-async def _open(runner: web.AppRunner, settings: Settings) -> None:
-    try:
-        await runner.setup()
-    except TusError as error:
-        raise Failure(_why_unavailable(error, settings.directory)) from error
-
-
-async def _listen(runner: web.AppRunner, settings: Settings, listening: Listening) -> str:
-    """Accept connections, and tell where."""
-    if listening.unix_socket is not None:
-        return await _listen_unix(runner, settings, listening, listening.unix_socket)
-    site = web.TCPSite(
-        runner,
-        listening.host,
-        listening.port,
-        ssl_context=listening.tls,
-        backlog=BACKLOG,
-        reuse_port=listening.reuse_port or None,
-    )
-    host = f"[{listening.host}]" if ":" in listening.host else listening.host
-    try:
-        await site.start()
-    except OSError as error:
-        raise Failure(f"cannot listen on {host}:{listening.port}: {_reason(error)}") from error
-    scheme = "http" if listening.tls is None else "https"
-    return f"{scheme}://{host}:{site.port}{settings.prefix}"
-
-
-async def _listen_unix(
-    runner: web.AppRunner, settings: Settings, listening: Listening, path: Path
-) -> str:
-    site = web.UnixSite(runner, path, ssl_context=listening.tls, backlog=BACKLOG)
-    try:
-        # A socket file that a dead server left is replaced; so would that of a live one be.
-        if await _answers(path):
-            raise Failure(f"cannot listen on {path}: another server does")
-        await site.start()
-    except OSError as error:
-        raise Failure(f"cannot listen on {path}: {_reason(error)}") from error
-    return f"{settings.prefix} on the Unix socket {path}"
-
-
-async def _answers(path: Path) -> bool:
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-def _stop_signal(grace: float) -> asyncio.Event:
-    """Set by SIGTERM and SIGINT. From then on the process has ``grace`` seconds; another
-    SIGINT ends it at once."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    def begin() -> None:
-        if not stop.is_set():
-            stop.set()
-            loop.remove_signal_handler(signal.SIGINT)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            deadline = threading.Timer(grace, _give_up)
-            deadline.daemon = True
-            deadline.start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, begin)
-    return stop
-
-
-def _give_up() -> None:
-    """Whatever hangs, in the loop or in a thread: what is stored is consistent at any moment."""
-    _log.warning("Not all requests ended within the grace time")
-    os._exit(0)
+def _tls_reason(error: Exception) -> str:
+    if not isinstance(error, ssl.SSLError):
+        return reason_of(error)
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is another certificate's"
+    # OpenSSL does not say which.
+    return "certificate or private key are missing, damaged or encrypted (PEM is wanted)"
 
 
 # gc
@@ -333,7 +228,7 @@ def gc(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     directory = Path(values.dir).absolute()
     if not directory.exists():
         raise Failure(f"there is no directory {directory}")
-    _make_directory(directory)
+    make_directory(directory)
     removed = asyncio.run(_gc(directory, hooks))
     sys.stdout.write(f"{removed} expired uploads removed from {directory}\n")
 
@@ -343,7 +238,7 @@ async def _gc(directory: Path, hooks: Hooks | None) -> int:
     try:
         return await sweep(server)
     except TusError as error:
-        raise Failure(_why_unavailable(error, directory)) from error
+        raise Failure(why_unavailable(error, directory)) from error
     finally:
         await server.stop()
 
@@ -375,33 +270,16 @@ def _imported(reference: str) -> Any:
     try:
         return operator.attrgetter(name)(importlib.import_module(module))
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
-        raise Failure(f"cannot import {reference}: {what}") from error
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Failure(f"cannot import {reference}: {what}{_place_of(error)}") from error
 
 
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise Failure(f"{directory} cannot be used: it is not a directory") from None
-    except OSError as error:
-        raise Failure(f"{directory} cannot be made: {_reason(error)}") from error
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        raise Failure(f"{directory} cannot be used: it is not writable")
-
-
-def _why_unavailable(error: TusError, directory: Path) -> str:
-    if isinstance(error, StoreInUse):
-        return error.explanation
-    cause = error.__cause__
-    return f"{directory} cannot be used: {_reason(cause) if cause else error}"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, (ssl.SSLError, socket.gaierror)) or not isinstance(error, OSError):
-        return str(error)
-    return os.strerror(error.errno) if error.errno else str(error)
+def _place_of(error: Exception) -> str:
+    """Where in the application's code, if it was there."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if last.filename == __file__ or last.filename.startswith("<frozen"):
+        return ""
+    return f" ({last.filename}, line {last.lineno})"
 
 
 def _start_logging(values: argparse.Namespace) -> None:
@@ -410,13 +288,3 @@ def _start_logging(values: argparse.Namespace) -> None:
     )
     # Whoever asks for it wants it at any level.
     logging.getLogger("aiohttp.access").setLevel(logging.INFO)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it is installed."""
-    try:
-        uvloop = importlib.import_module("uvloop")
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

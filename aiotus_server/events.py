@@ -18,7 +18,7 @@ from .hooks import (
     Hooks,
     InterruptedEvent,
 )
-from .protocol.errors import HookFailed, Refuse, TusError
+from .protocol.errors import HookFailed, Refuse, TusError, encode_text
 from .protocol.uploads import UPLOAD_ID, Outcome, Upload, parse_metadata
 from .stores.base import ReadableStore, Store
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _log = getLogger("aiotus_server")
 _Event = TypeVar("_Event")
+_STATUSES = {None, *range(200, 600)}
 
 
 class Events:
@@ -55,14 +56,14 @@ class Events:
 
     async def _shaped(self, upload: Upload, call: Call) -> Upload:
         facts = self._facts(upload, call.request)
+        sent = dict(facts["metadata"])
         event = CreateEvent(**facts, upload_id=upload.upload_id)
-        sent = event.metadata
         await _judge(self._hooks.pre_create, event)
         return replace(
             upload,
             upload_id=event.upload_id,
             path=None if event.path is None else _absolute(event.path),
-            app_metadata=None if event.metadata is sent else dict(event.metadata),
+            app_metadata=None if event.metadata == sent else _checked(event.metadata),
         )
 
     async def post_create(self, upload: Upload, call: Call) -> str:
@@ -82,12 +83,12 @@ class Events:
         """What a body calls with the bytes received; ``post_receive``, not too often."""
         loop = asyncio.get_running_loop()
         interval = call.options.progress_interval.total_seconds()
-        due = loop.time() + interval
+        due, told = loop.time() + interval, 0
 
         async def report(received: int) -> None:
-            nonlocal due
-            if self._hooks.post_receive and loop.time() >= due:
-                due = loop.time() + interval
+            nonlocal due, told
+            if self._hooks.post_receive and received > told and loop.time() >= due:
+                due, told = loop.time() + interval, received
                 await self.received(replace(upload, offset=upload.offset + received), call)
 
         return report
@@ -112,11 +113,13 @@ class Events:
             await _judge(self._hooks.pre_finish, event)
         except Refuse as refusal:
             if refusal.answer < 500:
-                await self._store.finish(replace(upload, path=None), _refused(refusal))
+                outcome = Outcome(refusal.answer, refusal.headers, refusal.body)
+                await self._store.finish(replace(upload, path=None), outcome)
             refusal.upload = upload
             raise
-        body = event.body.encode() if isinstance(event.body, str) else event.body
-        outcome = Outcome(event.status, dict(event.headers), body)
+        body, headers = encode_text(event.body, event.headers)
+        outcome = Outcome(event.status, headers if body else dict(event.headers), body)
+        _check_outcome(outcome)
         upload = await self._store.finish(upload, outcome)
         finished = HookEvent(**self._facts(upload, call.request))
         await self._hooks.post_finish.notify(finished)
@@ -153,6 +156,24 @@ class Events:
         }
 
 
+def _checked(metadata: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
+    """What pre_create set, which must be of the types that the info file keeps."""
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not (value is None or isinstance(value, bytes)):
+            _log.error("pre_create must set metadata of str to bytes or None, not %r", key)
+            raise HookFailed
+    return dict(metadata)
+
+
+def _check_outcome(outcome: Outcome) -> None:
+    """What pre_finish set will be kept, and sent again and again: it must be fit to be sent."""
+    text = [part for field in outcome.headers.items() for part in field]
+    fit = all(isinstance(part, str) and part.isprintable() for part in text)
+    if not fit or not isinstance(outcome.body, bytes) or outcome.status not in _STATUSES:
+        _log.error("pre_finish set a status, header or body that cannot be sent: %r", outcome)
+        raise HookFailed
+
+
 def _absolute(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(path)
 
@@ -173,8 +194,3 @@ async def _judge(hooks: HookList[_Event], event: _Event) -> None:
     except Exception as error:
         # The web layer may know the cause for an answer of its framework's.
         raise HookFailed from error
-
-
-def _refused(refusal: Refuse) -> Outcome:
-    body = refusal.body.encode() if isinstance(refusal.body, str) else refusal.body
-    return Outcome(refusal.answer, refusal.headers, body)

@@ -345,6 +345,7 @@ class Server:
 
     async def _judge(self, before: Upload, upload: Upload, body: Body, call: Call) -> Upload:
         """Raise what ended the body early, when what came has been kept or discarded."""
+        await body.report()
         await self._verify_late(before, body)
         if body.error is None:
             return upload

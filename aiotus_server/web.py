@@ -66,7 +66,7 @@ class TusRoutes(Sequence[web.RouteDef]):
         self.cleanup_ctx = handler.cleanup_ctx
         self._routes = [
             web.route("*", path, handler.handle, expect_handler=handler.expect)
-            for path in (prefix, f"{prefix}/{{upload_id:.*}}")
+            for path in (prefix, f"{prefix}/{{upload_id:(?s:.*)}}")
         ]
 
     @overload

@@ -256,6 +256,15 @@ class TerminationForbidden(TusError):
         super().__init__("A complete upload cannot be terminated here.")
 
 
+def encode_text(body: str | bytes, headers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """Text as UTF-8, with the Content-Type that says so unless there is one."""
+    if isinstance(body, bytes):
+        return body, dict(headers)
+    typed = any(name.lower() == "content-type" for name in headers)
+    plain = {} if typed else {"Content-Type": "text/plain; charset=utf-8"}
+    return body.encode(), {**plain, **headers}
+
+
 class Refuse(TusError):
     """A hook's refusal: ``raise Refuse(403, "text")``.
 
@@ -273,8 +282,7 @@ class Refuse(TusError):
             raise ValueError(f"a refusal needs a status from 400 to 599, not {status}")
         super().__init__(f"A hook refused the request with {status}.")
         self.answer = status
-        self.body = body
-        self.headers = dict(headers or {})
+        self.body, self.headers = encode_text(body, headers or {})
 
 
 # Bodies that end early

@@ -112,12 +112,7 @@ def failed_inspection(error: TusError) -> Answer | None:
 
 
 def _refused(error: Refuse) -> Answer:
-    headers = {**error.headers, **_facts_after(error)}
-    body = error.body
-    if isinstance(body, str):
-        body = body.encode()
-        headers.setdefault("Content-Type", "text/plain; charset=utf-8")
-    return Answer(error.answer, headers, body)
+    return Answer(error.answer, _add(error.headers, _facts_after(error)), error.body)
 
 
 def _facts_after(error: TusError) -> dict[str, str]:
@@ -141,4 +136,15 @@ def _shaped(answer: Answer, outcome: Outcome | None) -> Answer:
     status = outcome.status or answer.status
     if outcome.body and status == 204:
         status = 200  # a 204 has no body
-    return Answer(status, {**outcome.headers, **answer.headers}, outcome.body)
+    ours = {
+        name: value
+        for name, value in answer.headers.items()
+        if name != "Upload-Offset" or status < 400
+    }
+    return Answer(status, _add(outcome.headers, ours), outcome.body)
+
+
+def _add(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """The application's header fields, but for those that are the protocol's to set."""
+    names = {name.lower() for name in ours}
+    return {**{name: theirs[name] for name in theirs if name.lower() not in names}, **ours}
