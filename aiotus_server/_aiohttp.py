@@ -263,6 +263,12 @@ class TusRequestHandler(RequestHandler):
         if self._draining is not None:
             self._draining.reschedule(self._loop.time() + STOPPING_DRAIN_TIME)
 
+    def adopt(self, source: RequestSource) -> None:
+        """The request in hand has a body, and this is its source."""
+        self.tus_source = source
+        if self._stopping:
+            source.interrupt(ServerStopping())
+
     async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> Any:
         source, self.tus_source = self.tus_source, None
         payload = request.content
@@ -296,11 +302,14 @@ class TusRequestHandler(RequestHandler):
             transport.write_eof()
         end = payload.total_bytes + DRAIN_SIZE
         try:
-            async with asyncio.timeout(STOPPING_DRAIN_TIME if self._stopping else DRAIN_TIME):
+            limit = STOPPING_DRAIN_TIME if self._stopping else DRAIN_TIME
+            async with asyncio.timeout(limit) as self._draining:
                 while not payload.is_eof() and payload.total_bytes < end:
                     await payload.readany()
         except Exception:
-            pass
+            pass  # gone or late: there is nothing left to save
+        finally:
+            self._draining = None
 
 
 class RequestSource(Source):
@@ -323,7 +332,7 @@ class RequestSource(Source):
         self._heard = self._loop.time()
         self._waiting: asyncio.Timeout | None = None
         if isinstance(request.protocol, TusRequestHandler):
-            request.protocol.tus_source = self
+            request.protocol.adopt(self)
 
     async def read(self, patience: float | None = None) -> bytes | None:
         if data := self._arrived():

@@ -93,6 +93,8 @@ class Concatenation:
         with disk_errors():
             waiting = await store.waiting()
         for upload_id in waiting:
+            if self._server.stopping:
+                return
             try:
                 await self._join(upload_id, call)
             except TusError:
@@ -139,7 +141,8 @@ class Concatenation:
     async def _join(self, upload_id: str, call: Call) -> Upload | None:
         """Make a waiting final if all its partials are complete; None if it is gone."""
         server = self._server
-        async with server.lock(upload_id, Purpose.CONCATENATE, call.options):
+        source = EmptySource()
+        async with server.receiving(upload_id, source, call):
             try:
                 upload = await server.get(upload_id)
             except UploadNotFound:
@@ -147,12 +150,13 @@ class Concatenation:
             final = upload.concat
             if not isinstance(final, Final) or final.joined:
                 return upload
+            parts = await self._parts(final)
+            if not all(part.complete for part in parts.values()):
+                return upload  # nobody who is appending need let go
             async with self._locked(final, call.options):
                 parts = await self._parts(final)
-                if not all(part.complete for part in parts.values()):
-                    return upload
                 self._check(parts, final, call)
-                upload = await self._concatenate(upload, final, parts, EmptySource(), call)
+                upload = await self._concatenate(upload, final, parts, source, call)
             return await server.finish(upload, call)
 
     async def _concatenate(

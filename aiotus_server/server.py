@@ -18,7 +18,7 @@ from .concatenation import Concatenation
 from .disk_errors import disk_errors
 from .events import Events
 from .hooks import Hooks
-from .locks import Lock, Locker, MemoryLocker, Purpose
+from .locks import Declined, Lock, Locker, MemoryLocker, Purpose
 from .protocol.checksum import hashers_for
 from .protocol.errors import (
     BodyTooLong,
@@ -92,6 +92,7 @@ class Server:
         self.concatenation = Concatenation(self)
         self._opening: asyncio.Future[None] | None = None
         self._open = False
+        self.stopping = False
         self._running: set[Source] = set()
         self._idle = asyncio.Event()
 
@@ -112,14 +113,22 @@ class Server:
         finally:
             self._opening = None
 
-    async def stop(self) -> None:
-        """End the bodies under way, keep their bytes, and close the store when it is idle."""
+    def interrupt(self) -> None:
+        """End the bodies and concatenations under way, and those that come."""
+        self.stopping = True
         for source in list(self._running):
             source.interrupt(ServerStopping())
+
+    async def stop(self) -> None:
+        """End the bodies under way, keep their bytes, and close the store when it is idle.
+
+        ``start`` may follow.
+        """
+        self.interrupt()
         self._idle.clear()
         if self._running:
             await self._idle.wait()
-        self._open = False
+        self._open = self.stopping = False
         await self.store.close()
 
     # The verbs
@@ -138,8 +147,8 @@ class Server:
         upload = await self.events.pre_create(self.new_upload(create, call), call)
         if create.body_length != 0:
             await self.events.pre_receive(upload, call)
-        async with self.receiving(upload.upload_id, source, call) as lock:
-            body = self._body(create, upload, source, call, lock)
+        async with self.receiving(upload.upload_id, source, call, create):
+            body = self._body(create, upload, source, call)
             await body.settle()
             with disk_errors():
                 created = await self.store.create(upload, body)
@@ -171,11 +180,11 @@ class Server:
     async def _append_locked(
         self, upload_id: str, append: Append, source: Source, call: Call
     ) -> Upload:
-        async with self.receiving(upload_id, source, call) as lock:
+        async with self.receiving(upload_id, source, call, append):
             upload = await self.mended(upload_id)
             try:
                 check_append(append, upload, self.clock(), call.options.max_size)
-                upload = await self._append(upload, append, source, call, lock)
+                upload = await self._append(upload, append, source, call)
                 if upload.complete and self.events.must_finish(upload):
                     upload = await self.finish(upload, call)
             except TusError as error:
@@ -187,13 +196,11 @@ class Server:
         """HEAD. Whoever is appending is asked to let go, so that the offset is the last word;
         but not from under a checksum, since its bytes would be discarded."""
         await self.start()
-        if self.locker.held(upload_id):
+        try:
+            async with self.lock(upload_id, Purpose.INSPECT, call.options):
+                upload = await self.mended(upload_id)
+        except Declined:
             upload = await self.get(upload_id)
-            if upload.unverified or upload.complete:
-                not_expired(upload, self.clock())
-                return upload
-        async with self.lock(upload_id, Purpose.INSPECT, call.options):
-            upload = await self.mended(upload_id)
         not_expired(upload, self.clock())
         return replace(upload, length=await self.concatenation.length_of(upload))
 
@@ -271,23 +278,38 @@ class Server:
             return await self.events.finish(upload, call)
 
     @asynccontextmanager
-    async def receiving(self, upload_id: str, source: Source, call: Call) -> AsyncIterator[Lock]:
-        """The lock on an upload that ``source`` is for, which ``stop`` may interrupt."""
+    async def receiving(
+        self, upload_id: str, source: Source, call: Call, asked: Create | Append | None = None
+    ) -> AsyncIterator[None]:
+        """The lock on the upload that ``source`` is for.
+
+        ``source`` is interrupted when the lock is wanted, and by ``stop``.
+        """
+        atomic = asked is not None and asked.verification is not None
+
+        def give_way(purpose: Purpose) -> bool:
+            if purpose is Purpose.EXPIRE or (purpose is Purpose.INSPECT and atomic):
+                return False  # nothing expires in use; bytes under a checksum would be lost
+            terminated = purpose is Purpose.TERMINATE
+            source.interrupt(UploadTerminated() if terminated else UploadDisplaced())
+            return True
+
+        if self.stopping:
+            source.interrupt(ServerStopping())
         self._running.add(source)
         try:
-            async with self.lock(upload_id, Purpose.APPEND, call.options) as lock:
-                yield lock
+            purpose = Purpose.CONCATENATE if asked is None else Purpose.APPEND
+            async with self.lock(upload_id, purpose, call.options) as lock:
+                lock.on_release_requested(give_way)
+                yield
         finally:
             self._running.discard(source)
             if not self._running:
                 self._idle.set()
 
-    def _body(
-        self, asked: Create | Append, upload: Upload, source: Source, call: Call, lock: Lock
-    ) -> Body:
-        """The body of a request for ``upload``, which ends early when the lock is wanted."""
+    def _body(self, asked: Create | Append, upload: Upload, source: Source, call: Call) -> Body:
         limit, too_long = _limit_of(upload, call.options.max_size)
-        body = Body(
+        return Body(
             source,
             limit=limit,
             too_long=too_long,
@@ -296,34 +318,30 @@ class Server:
             progress=self.events.progress(upload, call),
         )
 
-        def give_way(purpose: Purpose) -> None:
-            if purpose is Purpose.TERMINATE:
-                body.interrupt(UploadTerminated())
-            elif purpose is Purpose.INSPECT and body.atomic:
-                return  # its bytes would be discarded
-            elif purpose is not Purpose.EXPIRE:
-                body.interrupt(UploadDisplaced())
-
-        lock.on_release_requested(give_way)
-        return body
-
-    async def _append(
-        self, upload: Upload, append: Append, source: Source, call: Call, lock: Lock
-    ) -> Upload:
+    async def _append(self, upload: Upload, append: Append, source: Source, call: Call) -> Upload:
         if append.body_length != 0:
             await self.events.pre_receive(upload, call)
         declares = append.length is not None and upload.length is None
         target = replace(upload, length=append.length) if declares else upload
-        body = self._body(append, target, source, call, lock)
-        if declares and not body.atomic:
-            target = await self._declare(target)
+        body = self._body(append, target, source, call)
+        if declares and not body.atomic and append.body_length is not None:
+            target, declares = await self._declare(target), False
         await body.settle()
-        if body.buffered() and not body.received:
-            body.take()
-            target = await self._judge(target, target, body, call)
-        else:
-            target = await self._receive(target, body, call)
-        return await self._declare(target) if declares and body.atomic else target
+        try:
+            if body.buffered() and not body.received:
+                body.take()
+                target = await self._judge(target, target, body, call)
+            else:
+                target = await self._receive(target, body, call)
+        except TusError as error:
+            # Under a checksum, which a body in chunks may have brought along, it is as if the
+            # request had never come.
+            if declares and not body.atomic:
+                error.upload = await self._declare(error.upload or target)
+            elif declares and error.upload is not None:
+                error.upload = replace(error.upload, length=None)
+            raise
+        return await self._declare(target) if declares else target
 
     async def _declare(self, upload: Upload) -> Upload:
         assert isinstance(self.store, DeferLengthStore)

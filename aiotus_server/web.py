@@ -145,6 +145,8 @@ class _Handler:
         self._run()
         yield
         await self._sweeper.stop()
+        self.server.interrupt()
+        await self._recovery
         await self.server.stop()
         self._running = False
 
@@ -199,6 +201,7 @@ class _Handler:
         call = Call(options, offer, mount.upload_url, request)
         await self.server.events.authorize(_VERBS[method], upload_id, request)
         if not self._running:
+            await self.server.start()
             self._run()
         if upload_id is None:
             return await self._create(request, call, mount)
@@ -276,6 +279,8 @@ class _Handler:
     def _run(self) -> None:
         """What goes on in the background. With ``add_routes`` alone the first request starts
         it; aiohttp offers no other moment."""
+        if self._running:
+            return
         self._running = True
         self._sweeper.start()
         options = self._options if isinstance(self._options, Options) else Options()
@@ -285,10 +290,10 @@ class _Handler:
 
     async def _recover(self, call: Call) -> None:
         try:
-            await self.server.start()
             await self.server.concatenation.join_all(call)
         except TusError as error:
-            _log.error("Recovery could not be done: %s", error)
+            if not self.server.stopping:
+                _log.error("Recovery could not be done: %s", error)
 
 
 # What the hook ``authorize`` is told.

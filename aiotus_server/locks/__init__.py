@@ -1,6 +1,6 @@
 """One writer per upload: lockers, and the lock that they give."""
 
-from .base import Lock, Locker, Purpose
+from .base import Declined, Lock, Locker, Purpose
 from .memory import MemoryLocker
 
-__all__ = ["Lock", "Locker", "MemoryLocker", "Purpose"]
+__all__ = ["Declined", "Lock", "Locker", "MemoryLocker", "Purpose"]

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
+from ..protocol.errors import UploadLocked
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
@@ -21,6 +23,12 @@ class Purpose(Enum):
     EXPIRE = "expire"
 
 
+class Declined(UploadLocked):
+    """The holder will not let go for this purpose; there is no use in waiting."""
+
+    code = UploadLocked.code
+
+
 class Lock:
     """Held until its context ends.
 
@@ -32,19 +40,21 @@ class Lock:
 
     def __init__(self) -> None:
         self.release_requested: Purpose | None = None
-        self._callbacks: list[Callable[[Purpose], None]] = []
+        self._callbacks: list[Callable[[Purpose], bool]] = []
 
-    def on_release_requested(self, callback: Callable[[Purpose], None]) -> None:
-        """``callback`` is called at each request from now on, and at once if there was one."""
+    def on_release_requested(self, callback: Callable[[Purpose], bool]) -> None:
+        """``callback`` is called at each request from now on, and at once if there was one.
+
+        It tells whether the holder will let go; False declines the request.
+        """
         self._callbacks.append(callback)
         if self.release_requested is not None:
             callback(self.release_requested)
 
-    def request_release(self, purpose: Purpose) -> None:
-        """For lockers: somebody wants the lock."""
+    def request_release(self, purpose: Purpose) -> bool:
+        """For lockers: somebody wants the lock. Whether it may be waited for."""
         self.release_requested = purpose
-        for callback in self._callbacks:
-            callback(purpose)
+        return all(callback(purpose) for callback in self._callbacks)
 
 
 class Locker(ABC):
@@ -62,9 +72,6 @@ class Locker(ABC):
         """Ask the present holder to let go, and wait for the lock, ``wait`` seconds at most.
 
         Those who wait are served in their order. Raises UploadLocked on entering when the
-        holder did not let go in time; the request to it stands.
+        holder did not let go in time; the request to it stands. Raises Declined at once when
+        the holder declines.
         """
-
-    def held(self, upload_id: str) -> bool:
-        """Whether somebody holds the lock, as far as that can be told at once; if not, True."""
-        return True

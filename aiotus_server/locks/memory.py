@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from ..protocol.errors import UploadLocked
-from .base import Lock, Locker, Purpose
+from .base import Declined, Lock, Locker, Purpose
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,10 +47,11 @@ class MemoryLocker(Locker):
             lock = Lock()
             self._queues[upload_id] = _Queue(lock)
             return lock
+        if not queue.holder.request_release(purpose):
+            raise Declined
         turn: asyncio.Future[Lock] = asyncio.get_running_loop().create_future()
         entry = (turn, purpose)
         queue.waiting.append(entry)
-        queue.holder.request_release(purpose)
         try:
             async with asyncio.timeout(wait):
                 return await asyncio.shield(turn)
@@ -62,9 +63,6 @@ class MemoryLocker(Locker):
             if isinstance(error, TimeoutError):
                 raise UploadLocked from None
             raise
-
-    def held(self, upload_id: str) -> bool:
-        return upload_id in self._queues
 
     def _release(self, upload_id: str) -> None:
         queue = self._queues[upload_id]
