@@ -43,6 +43,7 @@ class Source(ABC):
 
     length: int | None = None
     interrupted: TusError | None = None
+    spent = False  # the bytes have been stored; what goes on is not about them
 
     @abstractmethod
     async def read(self, patience: float | None = None) -> bytes | None:

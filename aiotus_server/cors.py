@@ -85,8 +85,7 @@ class Cors:
                 (*REQUEST_HEADERS, *self.allow_headers)
             )
             headers["Access-Control-Max-Age"] = str(int(self.max_age.total_seconds()))
-        else:
-            headers["Access-Control-Expose-Headers"] = ", ".join(
-                (*RESPONSE_HEADERS, *self.expose_headers)
-            )
+        headers["Access-Control-Expose-Headers"] = ", ".join(
+            (*RESPONSE_HEADERS, *self.expose_headers)
+        )
         return headers

@@ -155,9 +155,11 @@ class Server:
             location = await self.events.post_create(created, call)
             try:
                 if body.consumed:
-                    upload = await self._judge(replace(created, offset=0), created, body, call)
+                    upload = await self._judge(
+                        replace(created, offset=0), created, body, source, call
+                    )
                 else:
-                    upload = await self._receive(created, body, call)
+                    upload = await self._receive(created, body, source, call)
                 if upload.complete:
                     upload = await self.finish(upload, call)
             except TusError as error:
@@ -288,8 +290,10 @@ class Server:
         atomic = asked is not None and asked.verification is not None
 
         def give_way(purpose: Purpose) -> bool:
-            if purpose is Purpose.EXPIRE or (purpose is Purpose.INSPECT and atomic):
-                return False  # nothing expires in use; bytes under a checksum would be lost
+            if purpose is Purpose.EXPIRE:
+                return False  # nothing expires in use
+            if purpose is Purpose.INSPECT and (atomic or source.spent):
+                return False  # bytes under a checksum would be lost; the offset is known
             terminated = purpose is Purpose.TERMINATE
             source.interrupt(UploadTerminated() if terminated else UploadDisplaced())
             return True
@@ -330,9 +334,9 @@ class Server:
         try:
             if body.buffered() and not body.received:
                 body.take()
-                target = await self._judge(target, target, body, call)
+                target = await self._judge(target, target, body, source, call)
             else:
-                target = await self._receive(target, body, call)
+                target = await self._receive(target, body, source, call)
         except TusError as error:
             # Under a checksum, which a body in chunks may have brought along, it is as if the
             # request had never come.
@@ -341,7 +345,9 @@ class Server:
             elif declares and error.upload is not None:
                 error.upload = replace(error.upload, length=None)
             raise
-        return await self._declare(target) if declares else target
+        if not declares:
+            return target
+        return await self._declare(replace(target, length=append.length))
 
     async def _declare(self, upload: Upload) -> Upload:
         assert isinstance(self.store, DeferLengthStore)
@@ -349,7 +355,7 @@ class Server:
         with disk_errors():
             return await self.store.declare_length(upload, upload.length)
 
-    async def _receive(self, upload: Upload, body: Body, call: Call) -> Upload:
+    async def _receive(self, upload: Upload, body: Body, source: Source, call: Call) -> Upload:
         """All bytes move inside one call of the store."""
         try:
             with disk_errors():
@@ -359,12 +365,15 @@ class Server:
                 await self._rewind(upload)
             error.upload = await self.get(upload.upload_id)
             raise
-        return await self._judge(upload, after, body, call)
+        return await self._judge(upload, after, body, source, call)
 
-    async def _judge(self, before: Upload, upload: Upload, body: Body, call: Call) -> Upload:
+    async def _judge(
+        self, before: Upload, upload: Upload, body: Body, source: Source, call: Call
+    ) -> Upload:
         """Raise what ended the body early, when what came has been kept or discarded."""
         await body.report()
         await self._verify_late(before, body)
+        source.spent = True
         if body.error is None:
             return upload
         if body.atomic:

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,24 +146,25 @@ def _stop_signal(grace: float) -> asyncio.Event:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
-    def begin() -> None:
-        if not stop.is_set():
-            stop.set()
-            loop.remove_signal_handler(signal.SIGINT)
+    # Not with loop.add_signal_handler: this is heard even if a hook blocks the loop.
+    def begin(number: int, frame: object) -> None:
+        if signal.getsignal(signal.SIGALRM) is not _give_up:
+            signal.signal(signal.SIGALRM, _give_up)
+            signal.setitimer(signal.ITIMER_REAL, max(grace, 0.001))  # 0 would be never
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            deadline = threading.Timer(grace, _give_up)
-            deadline.daemon = True
-            deadline.start()
+            loop.call_soon_threadsafe(stop.set)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, begin)
+        signal.signal(number, begin)
     return stop
 
 
-def _give_up() -> None:
+def _give_up(number: int, frame: object) -> None:
     """Whatever hangs, in the loop or in a thread: what is stored is consistent at any moment."""
-    _log.warning("Not all requests ended within the grace time")
-    os._exit(0)
+    try:
+        _log.warning("Not all requests ended within the grace time")
+    finally:
+        os._exit(0)
 
 
 def make_directory(directory: Path) -> None:

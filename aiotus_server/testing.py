@@ -246,6 +246,15 @@ class StoreContract:
         assert upload.complete
         assert await store.get("a") == upload
 
+    async def test_length_that_is_declared_by_the_append_itself(self, store: Any) -> None:
+        _need(store, DeferLengthStore)
+        upload = await store.create(self.new(length=None), arrived())
+        upload = await store.append(replace(upload, length=5), arrived(b"hello"))
+        assert (upload.length, upload.complete) == (5, True)
+        assert (await store.get("a")).length is None
+        await store.declare_length(upload, 5)
+        assert await store.get("a") == upload
+
     # Finish
 
     async def test_outcome_is_recorded(self, store: Any) -> None:

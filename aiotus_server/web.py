@@ -166,14 +166,9 @@ class _Handler:
         return response
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:
-        """ "100 Continue" is sent by the first read of the body, when all checks have passed;
-        nothing else can be expected."""
-        expectation = request.headers.get("Expect", "")
-        if expectation.lower() == "100-continue" or request.version < HttpVersion11:
-            return None
-        response = _response(responses.failed(ExpectationUnknown()))
-        _mark(request, response, Options(), preflight=False)
-        return response
+        """Instead of aiohttp's: "100 Continue" is sent by the first read of the body, when all
+        checks have passed."""
+        return None
 
     def _options_for(self, request: web.Request) -> Options:
         if isinstance(self._options, Options):
@@ -194,6 +189,7 @@ class _Handler:
         if method != "GET":
             check_version(request.headers)
         check_override(request.headers)
+        _check_expectation(request)
         allowed = self._allowed(upload_id, offer, options)
         if method not in allowed:
             raise MethodNotAllowed(allowed)
@@ -383,7 +379,7 @@ def _mark(
 
 def _mount_of(request: web.Request, options: Options) -> Mount:
     path = request.rel_url.raw_path
-    prefix = path.rpartition("/")[0] if "upload_id" in request.match_info else path
+    prefix = path.rpartition("/")[0] if "upload_id" in request.match_info else path.rstrip("/")
     if options.location not in ("auto", "path", "absolute"):
         return Mount(prefix, None, options.location, options.public_prefixes)
     origin = _origin_of(request, options)
@@ -407,6 +403,12 @@ def _origin_of(request: web.Request, options: Options) -> str | None:
     elif options.location == "auto" and any(map(_calls_for_path, headers)):
         return None
     return origin_of(scheme, host)
+
+
+def _check_expectation(request: web.Request) -> None:
+    expectation = request.headers.get("Expect", "100-continue")
+    if expectation.lower() != "100-continue" and request.version >= HttpVersion11:
+        raise ExpectationUnknown
 
 
 def _calls_for_path(name: str) -> bool:

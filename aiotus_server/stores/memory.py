@@ -62,7 +62,7 @@ class MemoryStore(
             entry.touched = self._clock()
         if body.error is None:
             entry.verified_to = None
-        return self._snapshot(entry)
+        return replace(self._snapshot(entry), length=upload.length)
 
     async def rewind(self, upload: Upload) -> Upload:
         entry = self._entry(upload.upload_id)
