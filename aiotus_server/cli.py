@@ -230,7 +230,8 @@ def gc(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         raise Failure(f"there is no directory {directory}")
     make_directory(directory)
     removed = asyncio.run(_gc(directory, hooks))
-    sys.stdout.write(f"{removed} expired uploads removed from {directory}\n")
+    uploads = "upload" if removed == 1 else "uploads"
+    sys.stdout.write(f"{removed} expired {uploads} removed from {directory}\n")
 
 
 async def _gc(directory: Path, hooks: Hooks | None) -> int:

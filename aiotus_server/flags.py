@@ -63,6 +63,14 @@ SERVE_GROUPS = (
                 shown="1080",
             ),
             Option(
+                "prefix",
+                "PATH",
+                "path at which clients create uploads",
+                parse_text,
+                "/files/",
+                shown="/files/",
+            ),
+            Option(
                 "unix-socket",
                 "PATH",
                 "listen on this Unix socket instead of host and port",
@@ -222,14 +230,6 @@ SERVE_GROUPS = (
     Group(
         "behind a proxy",
         (
-            Option(
-                "prefix",
-                "PATH",
-                "path at which clients create uploads",
-                parse_text,
-                "/files/",
-                shown="/files/",
-            ),
             Option(
                 "location",
                 "HOW",

@@ -24,6 +24,7 @@ from .protocol.errors import (
     HookFailed,
     MethodNotAllowed,
     Refuse,
+    StoreUnavailable,
     TusError,
     UploadNotFound,
 )
@@ -349,6 +350,8 @@ def _failed(request: web.Request, method: str, error: TusError) -> web.StreamRes
             error = _refused_by(error.__cause__)
         elif error.__cause__ is not None:
             _log.error("A hook failed", exc_info=error.__cause__)
+    if isinstance(error, StoreUnavailable):
+        _log.error("The store is not available: %s", error.explanation)
     if method != "HEAD":
         return _response(responses.failed(error))
     answer = responses.failed_inspection(error)

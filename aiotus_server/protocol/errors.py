@@ -354,5 +354,7 @@ class StoreUnavailable(TusError):
     status = 503
     retry_after = 5
 
-    def __init__(self) -> None:
+    def __init__(self, explanation: str = "it has been closed") -> None:
+        """``explanation`` is for the log; the client is not told about paths."""
+        self.explanation = explanation
         super().__init__("The store is not available now.")

@@ -84,8 +84,8 @@ class DiskStore(
             try:
                 self._opened = Layout(self.root, shared=shared)
             except OSError as error:
-                _log.error("The store %s cannot be opened: %s", self.root, error)
-                raise StoreUnavailable from error
+                why = f"{self.root} cannot be opened: {error}"
+                raise StoreUnavailable(why) from error
 
     async def close(self) -> None:
         layout, self._opened = self._opened, None

@@ -91,8 +91,7 @@ class StoreInUse(StoreUnavailable):
     code = StoreUnavailable.code
 
     def __init__(self, root: Path) -> None:
-        super().__init__()
-        self.explanation = f"another server, or another store in this process, is using {root}"
+        super().__init__(f"another server, or another store in this process, is using {root}")
 
 
 def _close_all(fds: list[int]) -> None:
