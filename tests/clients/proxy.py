@@ -111,6 +111,7 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             upstream = await asyncio.open_connection("127.0.0.1", self.target_port, limit=PIECE)
         except OSError:
@@ -123,9 +124,8 @@ class Proxy:
     async def close(self) -> None:
         for link in self.links:
             link.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
 
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
