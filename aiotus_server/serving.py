@@ -21,8 +21,7 @@ from aiohttp import web
 
 from . import __version__
 from .app import Settings, make_app
-from .protocol.errors import TusError
-from .stores.layout import StoreInUse
+from .protocol.errors import StoreUnavailable, TusError
 
 if TYPE_CHECKING:
     import ssl
@@ -182,7 +181,7 @@ def make_directory(directory: Path) -> None:
 
 
 def why_unavailable(error: TusError, directory: Path) -> str:
-    if isinstance(error, StoreInUse):
+    if isinstance(error, StoreUnavailable):
         return error.explanation
     return f"{directory} cannot be used: {reason_of(error.__cause__ or error)}"
 
