@@ -104,5 +104,7 @@ def _work(queue: SimpleQueue[tuple[_Mailbox, _Result, Callable[..., Any], Any]])
 
 # What takes microseconds to milliseconds: opening, writing a piece, reading an info file.
 quick = Threads(4, "tus-quick")
+# What waits for the disk itself. Many at a time cost it hardly more than one.
+syncing = Threads(16, "tus-sync")
 # What may take seconds: concatenation, sweeping, copying to another file system.
 slow = Threads(4, "tus-slow")

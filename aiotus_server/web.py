@@ -16,7 +16,7 @@ from aiohttp import HttpVersion11, web
 from . import _aiohttp
 from .options import Options
 from .protocol import download, responses
-from .protocol.checksum import Checksum, TrailingChecksum, parse_checksum_trailer
+from .protocol.checksum import SLOW, Checksum, TrailingChecksum, parse_checksum_trailer
 from .protocol.errors import (
     BodyCutShort,
     ChecksumTrailerUnreadable,
@@ -106,6 +106,8 @@ def tus_routes(
         raise ValueError("the prefix must start with a slash")
     if adapt_aiohttp:
         _aiohttp.install()
+    for name in SLOW:
+        _log.warning("The checksum %s is slow here: crcmod has no C extension", name)
     server = Server(store, hooks=hooks, locker=locker)
     return TusRoutes(_Handler(server, options or Options()), prefix)
 

@@ -75,6 +75,8 @@ class DiskStore(
         self.root = Path(root).absolute()
         self.durability = Durability(durability)
         self._opened: Layout | None = None
+        # So that a HEAD does not wait behind somebody's flush.
+        self._ending = threads.quick if self.durability is Durability.NONE else threads.syncing
 
     async def open(self, *, shared: bool) -> None:
         await threads.slow.run(self._open, shared)
@@ -111,18 +113,20 @@ class DiskStore(
         return await threads.quick.run(self._get, upload_id)
 
     async def create(self, upload: Upload, body: Body) -> Upload:
-        return await threads.quick.run(self._create, upload, body, body.buffered())
+        whole = body.buffered()
+        pool = self._ending if body.received == upload.length else threads.quick
+        return await pool.run(self._create, upload, body, whole)
 
     async def append(self, upload: Upload, body: Body) -> Upload:
         if body.buffered():
-            return await threads.quick.run(self._append_whole, upload, body)
+            return await self._ending.run(self._append_whole, upload, body)
         fd = await threads.quick.run(self._begin_append, upload, body.atomic)
         try:
             await body.copy_to(fd, upload.offset)
         except BaseException:
             await threads.quick.run(os.close, fd)
             raise
-        return await threads.quick.run(self._end_append, upload, body, fd)
+        return await self._ending.run(self._end_append, upload, body, fd)
 
     async def rewind(self, upload: Upload) -> Upload:
         return await threads.quick.run(self._rewind, upload)
@@ -131,7 +135,7 @@ class DiskStore(
         return await threads.quick.run(self._change, replace(upload, length=length))
 
     async def finish(self, upload: Upload, outcome: Outcome) -> Upload:
-        pool = threads.quick if upload.path is None else threads.slow
+        pool = self._ending if upload.path is None else threads.slow
         return await pool.run(self._finish, replace(upload, outcome=outcome))
 
     async def terminate(self, upload: Upload) -> None:
