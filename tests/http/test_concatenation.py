@@ -599,6 +599,20 @@ async def test_final_completes_when_it_is_created_as_the_last_bytes_come(any_sit
         await assert_joined(site, reply.path, b"abcd")
 
 
+async def test_final_completes_while_clients_look_at_it(any_site: Site) -> None:
+    site, pieces = any_site, [b"a" * 3_000_000, b"b" * 3_000_000]
+    for _ in range(5):
+        paths = await begun(site, *map(len, pieces))
+        path = await create_final(site, *paths)
+        await site.patch(paths[0], 0, pieces[0])
+        last = asyncio.create_task(site.patch(paths[1], 0, pieces[1]))
+        while not last.done():
+            replies = await asyncio.gather(*(site.head(path) for _ in range(4)))
+            assert [reply.status for reply in replies] == [200] * 4
+        assert (await last).status == 204
+        await assert_joined(site, path, b"".join(pieces))
+
+
 async def test_finals_of_the_same_partials_never_wait_for_each_other(any_site: Site) -> None:
     site = any_site
     paths = await partials(site, b"ab", b"cd", b"ef")
