@@ -455,6 +455,14 @@ async def test_of_a_creation_cut_short_what_came_is_there(
     assert (await site.head(f"/files/{created[0]}")).offset == (0 if checked else size)
 
 
+@pytest.mark.parametrize("size", [5, 400_000])
+async def test_of_a_creation_with_broken_chunks_what_came_is_there(site: Site, size: int) -> None:
+    body = b"%x\r\n%s\r\nnonsense\r\n" % (size, b"x" * size)
+    reply = await upload_with(site, body, Upload_Length="1000000", Transfer_Encoding="chunked")
+    assert_refused(reply, 400, "BODY_MALFORMED")
+    assert (await site.head(reply.path)).offset == size
+
+
 async def test_the_same_id_twice_leaves_the_first_alone(serve: Serve) -> None:
     for store in (None, MemoryStore()):
         site = await serve(store, options=Options(new_id=lambda: "always-the-same"))

@@ -92,26 +92,6 @@ async def test_any_prefix_will_do(serve: Serve, prefix: str, path: str) -> None:
     await check_uploading(await serve(prefix=prefix), path)
 
 
-@pytest.mark.parametrize(
-    ("prefix", "path"),
-    [
-        ("/\u00fcbertragen", "/%C3%BCbertragen"),
-        ("/two words", "/two%20words"),
-        ("/a%20b", "/a%20b"),
-    ],
-)
-async def test_a_prefix_that_aiohttp_cannot_route_is_refused_at_once(
-    serve: Serve, prefix: str, path: str
-) -> None:
-    """aiohttp does not find routes that begin so and have a variable."""
-    try:
-        site = await serve(prefix=prefix)
-    except ValueError as error:
-        assert "prefix" in str(error)
-    else:
-        await check_uploading(site, path)
-
-
 @pytest.mark.parametrize("prefix", ["/", ""])
 async def test_the_root_may_be_the_prefix(serve: Serve, prefix: str) -> None:
     site = await serve(prefix=prefix)
@@ -127,8 +107,20 @@ async def test_the_root_may_be_the_prefix(serve: Serve, prefix: str) -> None:
     assert final.status == 201
 
 
-@pytest.mark.parametrize("prefix", ["files", "files/", "http://example.org/files", "*"])
-def test_a_prefix_that_is_no_path_is_refused(prefix: str) -> None:
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "files",
+        "files/",
+        "http://example.org/files",
+        "*",
+        # aiohttp finds no routes that begin so and have a variable.
+        "/\u00fcbertragen",
+        "/two words",
+        "/two%20words",
+    ],
+)
+def test_a_prefix_that_cannot_be_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="prefix"):
         tus_routes(MemoryStore(), prefix=prefix)
 
