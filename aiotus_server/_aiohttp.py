@@ -41,7 +41,7 @@ TESTED = {(3, 14)}  # minor releases whose private names are known to mean what 
 # reset: this much of it, for this long.
 DRAIN_SIZE = 64 * 1024 * 1024  # bytes
 DRAIN_TIME = 5.0  # seconds
-STOPPING_DRAIN_TIME = 0.5  # seconds
+SHORT_DRAIN_TIME = 0.5  # seconds, when the server stops or the client has fallen silent
 # With less than this left, the connection is worth keeping.
 KEEP_SIZE = 1024 * 1024  # bytes
 
@@ -261,7 +261,7 @@ class TusRequestHandler(RequestHandler):
         if self.tus_source is not None:
             self.tus_source.interrupt(ServerStopping())
         if self._draining is not None:
-            self._draining.reschedule(self._loop.time() + STOPPING_DRAIN_TIME)
+            self._draining.reschedule(self._loop.time() + SHORT_DRAIN_TIME)
 
     def adopt(self, source: RequestSource) -> None:
         """The request in hand has a body, and this is its source."""
@@ -278,21 +278,22 @@ class TusRequestHandler(RequestHandler):
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
         if not finished[1] and not finished[0].keep_alive:
-            await self._drain(payload)
+            late = self._stopping or (source is not None and source.silent)
+            await self._drain(payload, SHORT_DRAIN_TIME if late else DRAIN_TIME)
             self.force_close()
         return finished
 
     def _is_hopeless(self, request: Any, source: RequestSource | None) -> bool:
         """Whether the rest of the body is too much to read, or may never come."""
         payload = request.content
-        if payload.exception() is not None or self._stopping:
+        if payload.exception() is not None or self._stopping or (source and source.gave_up):
             return True
         if expects_continue(request) and not (source and source.continued):
             return True
         length = request.content_length
         return length is None or length - payload.total_bytes > KEEP_SIZE
 
-    async def _drain(self, payload: StreamReader) -> None:
+    async def _drain(self, payload: StreamReader, seconds: float) -> None:
         """Answering and closing at once would lose the answer: bytes that nobody has read make
         the kernel send a reset, and that empties what the client has not read yet."""
         transport = self.transport
@@ -302,8 +303,7 @@ class TusRequestHandler(RequestHandler):
             transport.write_eof()
         end = payload.total_bytes + DRAIN_SIZE
         try:
-            limit = STOPPING_DRAIN_TIME if self._stopping else DRAIN_TIME
-            async with asyncio.timeout(limit) as self._draining:
+            async with asyncio.timeout(seconds) as self._draining:
                 while not payload.is_eof() and payload.total_bytes < end:
                     await payload.readany()
         except Exception:
@@ -324,6 +324,8 @@ class RequestSource(Source):
     ) -> None:
         self.length = body_length(request)
         self.continued = not expects_continue(request)
+        self.gave_up = False  # before the end
+        self.silent = False  # because nothing came
         self._request = request
         self._content = request.content
         self._read_timeout = read_timeout
@@ -335,6 +337,14 @@ class RequestSource(Source):
             request.protocol.adopt(self)
 
     async def read(self, patience: float | None = None) -> bytes | None:
+        try:
+            return await self._read(patience)
+        except TusError as error:
+            self.gave_up = True
+            self.silent = isinstance(error, BodyTimedOut)
+            raise
+
+    async def _read(self, patience: float | None) -> bytes | None:
         if data := self._arrived():
             return data
         if self.interrupted is not None:

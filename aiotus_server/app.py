@@ -13,7 +13,7 @@ from aiohttp import web
 from . import __version__
 from .options import Options
 from .stores import DiskStore, Durability
-from .web import _origin_of, setup
+from .web import origin_of_request, setup
 
 if TYPE_CHECKING:
     from .hooks import Hooks
@@ -79,7 +79,7 @@ class _Index:
         options = self._settings.options
         if options.location not in ("auto", "path", "absolute"):
             return options.location.rstrip("/")
-        return (_origin_of(request, options) or "") + self._settings.prefix.rstrip("/")
+        return (origin_of_request(request, options) or "") + self._settings.prefix.rstrip("/")
 
 
 # The URL without a slash at its end: behind one, curl -T would add the name of the file.

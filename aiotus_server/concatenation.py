@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from logging import getLogger
@@ -12,8 +13,10 @@ from .disk_errors import disk_errors
 from .locks import Purpose
 from .protocol.errors import (
     PartialUnknown,
+    Refuse,
     ServerStopping,
     TusError,
+    UploadLocked,
     UploadNotFound,
 )
 from .protocol.rules import check_parts
@@ -39,6 +42,7 @@ class Concatenation:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._joining: asyncio.Future[Upload | None] | None = None
 
     async def create(
         self, create: Create, final: Final, source: Source, call: Call
@@ -58,11 +62,15 @@ class Concatenation:
             else:
                 upload = await self._create_waiting(upload)
             location = await events.post_create(upload, call)
-            if upload.complete:
-                upload = await server.finish(upload, call)
+            try:
+                if upload.complete:
+                    upload = await server.finish(upload, call)
+            except TusError as error:
+                error.upload, error.location = upload, location
+                raise
         if not upload.complete:
             # A partial may have become complete before anybody knew that it is waited for.
-            upload = await self._join(upload.upload_id, call) or upload
+            upload = await self._try_join(upload.upload_id, call) or upload
         return upload, location
 
     async def join_waiting_for(self, upload: Upload | None, call: Call) -> None:
@@ -73,10 +81,7 @@ class Concatenation:
         if upload is None or not upload.complete:
             return
         for upload_id in await self.waiting_for(upload):
-            try:
-                await self._join(upload_id, call)
-            except TusError:
-                _log.exception("The final upload %s could not be made yet", upload_id)
+            await self._try_join(upload_id, call)
 
     async def waiting_for(self, upload: Upload) -> Sequence[str]:
         store = self._server.store
@@ -95,10 +100,7 @@ class Concatenation:
         for upload_id in waiting:
             if self._server.stopping:
                 return
-            try:
-                await self._join(upload_id, call)
-            except TusError:
-                _log.exception("The final upload %s could not be made yet", upload_id)
+            await self._try_join(upload_id, call)
 
     async def abandon(self, upload_ids: Iterable[str]) -> None:
         """Remove finals that wait for a partial that is gone: they can never be made."""
@@ -115,28 +117,47 @@ class Concatenation:
                     with disk_errors():
                         await store.terminate(upload)
 
-    async def length_of(self, upload: Upload) -> int | None:
-        """ "The Upload-Length header MUST be included if the length of the final resource can
-        be calculated at the time of the request." """
-        if upload.length is not None or not isinstance(upload.concat, Final):
-            return upload.length
+    async def look_at(self, upload: Upload, call: Call) -> Upload:
+        """A final that waits, with its length: "The Upload-Length header MUST be included if
+        the length of the final resource can be calculated at the time of the request."
+
+        If it waits for nothing any more (making it may have failed), it is made now, in the
+        background.
+        """
+        if not isinstance(upload.concat, Final) or upload.complete:
+            return upload
         try:
             parts = await self._parts(upload.concat)
         except PartialUnknown:
-            return None
-        length = 0
-        for upload_id in upload.concat.parts:
-            part = parts[upload_id].length
-            if part is None:
-                return None
-            length += part
-        return length
+            return upload
+        if all(part.complete for part in parts.values()) and not self._joining:
+            self._joining = asyncio.ensure_future(self._try_join(upload.upload_id, call))
+            self._joining.add_done_callback(self._joined)
+        lengths = [parts[upload_id].length for upload_id in upload.concat.parts]
+        known = [length for length in lengths if length is not None]
+        return replace(upload, length=sum(known) if len(known) == len(lengths) else None)
+
+    def _joined(self, joining: asyncio.Future[Upload | None]) -> None:
+        self._joining = None
 
     async def _create_waiting(self, upload: Upload) -> Upload:
         store = self._server.store
         assert isinstance(store, ConcatenationStore)
         with disk_errors():
             return await store.create(upload, Body(EmptySource(), limit=0))
+
+    async def _try_join(self, upload_id: str, call: Call) -> Upload | None:
+        """``_join``, from where nobody can be told that it failed."""
+        try:
+            return await self._join(upload_id, call)
+        except UploadLocked:
+            return None  # somebody else is at it
+        except Refuse as refusal:
+            return refusal.upload  # recorded with the final, for whoever asks
+        except TusError as error:
+            if not self._server.stopping:
+                _log.error("The final upload %s could not be made yet: %s", upload_id, error)
+            return None
 
     async def _join(self, upload_id: str, call: Call) -> Upload | None:
         """Make a waiting final if all its partials are complete; None if it is gone."""

@@ -29,6 +29,7 @@ from .protocol.errors import (
     StoreFull,
     TusError,
     UploadDisplaced,
+    UploadLocked,
     UploadNotFound,
     UploadTerminated,
 )
@@ -173,6 +174,9 @@ class Server:
         await self.start()
         try:
             upload = await self._append_locked(upload_id, append, source, call)
+        except UploadLocked:
+            await self.refuse_final(upload_id)
+            raise
         except TusError as error:
             await self.concatenation.join_waiting_for(error.upload, call)
             raise
@@ -204,7 +208,7 @@ class Server:
         except Declined:
             upload = await self.get(upload_id)
         not_expired(upload, self.clock())
-        return replace(upload, length=await self.concatenation.length_of(upload))
+        return await self.concatenation.look_at(upload, call)
 
     async def terminate(self, upload_id: str, call: Call) -> None:
         """DELETE. Raises UploadNotFound, TerminationForbidden or a hook's refusal."""
@@ -283,9 +287,8 @@ class Server:
     async def receiving(
         self, upload_id: str, source: Source, call: Call, asked: Create | Append | None = None
     ) -> AsyncIterator[None]:
-        """The lock on the upload that ``source`` is for.
-
-        ``source`` is interrupted when the lock is wanted, and by ``stop``.
+        """The lock on the upload that ``source`` is for, which is interrupted when the lock is
+        wanted, and by ``stop``. Without ``asked`` it is for a concatenation.
         """
         atomic = asked is not None and asked.verification is not None
 
@@ -295,6 +298,9 @@ class Server:
             if purpose is Purpose.INSPECT and (atomic or source.spent):
                 return False  # bytes under a checksum would be lost; the offset is known
             terminated = purpose is Purpose.TERMINATE
+            if asked is None and not terminated:
+                # What has been copied would be lost, and the outcome is the one wanted.
+                return purpose is not Purpose.INSPECT
             source.interrupt(UploadTerminated() if terminated else UploadDisplaced())
             return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import aclosing
 from datetime import timedelta
 from logging import getLogger
 from typing import TYPE_CHECKING
@@ -33,8 +34,9 @@ async def sweep(server: Server) -> int:
     await server.start()
     removed = 0
     with disk_errors():
-        async for upload_id in store.expired(server.clock()):
-            removed += await _remove(server, store, upload_id)
+        async with aclosing(store.expired(server.clock())) as expired:
+            async for upload_id in expired:
+                removed += await _remove(server, store, upload_id)
     return removed
 
 

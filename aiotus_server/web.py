@@ -7,6 +7,7 @@ is ever cancelled: a request that aiohttp cancels has its body interrupted inste
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -51,6 +52,9 @@ _log = getLogger("aiotus_server")
 _T = TypeVar("_T")
 
 _Verb = Callable[[web.Request, Call, str], Awaitable[web.StreamResponse]]
+# What aiohttp's router finds again as it was written; {name} is its own notation.
+_prefix = re.compile(r"(?:/(?:[A-Za-z0-9._~-]|\{[^{}]+\})+)*")
+
 OptionsFor = Callable[[web.Request], Options | None]
 
 
@@ -102,8 +106,8 @@ def tus_routes(
     Call it before the server accepts connections. Raises ValueError for a bad prefix.
     """
     prefix = prefix.rstrip("/")
-    if prefix and not prefix.startswith("/"):
-        raise ValueError("the prefix must start with a slash")
+    if not _prefix.fullmatch(prefix):
+        raise ValueError("the prefix must be a path of A-Za-z0-9._~- that starts with a slash")
     if adapt_aiohttp:
         _aiohttp.install()
     for name in SLOW:
@@ -161,6 +165,8 @@ class _Handler:
             response = await self._dispatch(request, method, options)
         except TusError as error:
             response = _failed(request, method, error)
+        except web.HTTPException as error:
+            response = _failed(request, method, _refused_by(error))
         except Exception:
             _log.exception("Error handling %s", request.method)
             response = _failed(request, method, HookFailed())
@@ -387,11 +393,11 @@ def _mount_of(request: web.Request, options: Options) -> Mount:
     prefix = path.rpartition("/")[0] if "upload_id" in request.match_info else path.rstrip("/")
     if options.location not in ("auto", "path", "absolute"):
         return Mount(prefix, None, options.location, options.public_prefixes)
-    origin = _origin_of(request, options)
+    origin = origin_of_request(request, options)
     return Mount(prefix, origin, public_prefixes=options.public_prefixes)
 
 
-def _origin_of(request: web.Request, options: Options) -> str | None:
+def origin_of_request(request: web.Request, options: Options) -> str | None:
     """Scheme and host for Location, None for a path.
 
     A path is right behind every proxy and in every browser; other clients may not be able to

@@ -12,7 +12,6 @@ import hashlib
 import re
 import zlib
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 import crc32c
@@ -164,7 +163,12 @@ _crc64nvme: Callable[[bytes, int], int] = crcmod.mkCrcFun(
 
 # Without its C extension, which it leaves out in silence where there was no compiler, crcmod is
 # 30 times slower, and holds the interpreter all the while.
-SLOW = () if find_spec("crcmod._crcfunext") else ("crc64nvme",)
+try:
+    import crcmod._crcfunext
+except ImportError:
+    SLOW: tuple[str, ...] = ("crc64nvme",)
+else:
+    SLOW = ()
 
 # "The Server MUST support at least the SHA1 checksum algorithm identified by sha1."
 register("sha1", 20, hashlib.sha1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiofiles.tempfile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
     from datetime import datetime
 
     from ..body import Body
@@ -104,11 +104,12 @@ class ExpirationStore(TerminationStore):
     """``expiration``: uploads have ``expires``, or ``lifetime`` counted from the last byte."""
 
     @abstractmethod
-    def expired(self, now: datetime) -> AsyncIterator[str]:
+    def expired(self, now: datetime) -> AsyncGenerator[str]:
         """The ids of unfinished uploads that were due at ``now``.
 
         They are found without reading those that are not due. One that is not terminated is
-        given again the next time.
+        given again the next time. While another sweep
+        is under way there are none.
         """
 
 

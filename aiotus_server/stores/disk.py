@@ -37,7 +37,14 @@ from .journal import ExpiryJournal
 from .layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Iterable,
+        Iterator,
+        Sequence,
+    )
 
 READ_PIECE = 1024 * 1024  # bytes
 _log = getLogger("aiotus_server")
@@ -141,16 +148,22 @@ class DiskStore(
     async def terminate(self, upload: Upload) -> None:
         await threads.quick.run(self._terminate, upload)
 
-    async def expired(self, now: datetime) -> AsyncIterator[str]:
+    async def expired(self, now: datetime) -> AsyncGenerator[str]:
         journal = ExpiryJournal(self._layout.folder("expiry"))
-        taken = await threads.slow.run(lambda: list(journal.take_due(now.timestamp())))
-        for token, upload_ids in taken:
-            kept: list[tuple[str, float]] = []
-            for upload_id in upload_ids:
-                if await self._is_due(upload_id, now, kept):
-                    yield upload_id
-                    await self._is_due(upload_id, None, kept)
-            await threads.slow.run(journal.settle, token, kept)
+        sweeping = await threads.slow.run(journal.lock)
+        if sweeping is None:
+            return
+        try:
+            taken = await threads.slow.run(lambda: list(journal.take_due(now.timestamp())))
+            for token, upload_ids in taken:
+                kept: list[tuple[str, float]] = []
+                for upload_id in upload_ids:
+                    if await self._is_due(upload_id, now, kept):
+                        yield upload_id
+                        await self._is_due(upload_id, None, kept)
+                await threads.slow.run(journal.settle, token, kept)
+        finally:
+            await threads.slow.run(os.close, sweeping)
 
     async def _is_due(
         self, upload_id: str, now: datetime | None, kept: list[tuple[str, float]]

@@ -6,6 +6,7 @@ creation put it, and is moved on when that minute comes. Blocking: for threads.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,17 @@ class ExpiryJournal:
     def __init__(self, folder_fd: int) -> None:
         self._folder = folder_fd
 
+    def lock(self) -> int | None:
+        """A descriptor that keeps all other sweeps out until it is closed, None if one is under
+        way, in whatever process."""
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._folder)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
     def add(self, upload_id: str, expires: float) -> None:
         name = str(int(expires) // BUCKET * BUCKET)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -35,7 +47,7 @@ class ExpiryJournal:
         """Pairs of a token and the ids that were due at ``now``.
 
         The ids stay in the journal, under the token, until ``settle``: a sweep that is killed
-        is made up for by the next.
+        is made up for by the next. Hold the ``lock``.
         """
         for name in sorted(os.listdir(self._folder)):
             start = name.removesuffix(_TAKEN)

@@ -17,7 +17,7 @@ from .base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from ..body import Body
 
@@ -83,7 +83,7 @@ class MemoryStore(
     async def terminate(self, upload: Upload) -> None:
         self._entries.pop(upload.upload_id, None)
 
-    async def expired(self, now: datetime) -> AsyncIterator[str]:
+    async def expired(self, now: datetime) -> AsyncGenerator[str]:
         for upload_id in list(self._entries):
             entry = self._entries.get(upload_id)
             upload = self._snapshot(entry) if entry else None
