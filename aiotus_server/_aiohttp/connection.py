@@ -1,0 +1,144 @@
+"""aiohttp's connection, which keeps trailers, can be asked to stop, and loses no answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from ..protocol.errors import ServerStopping
+from .parser import TrailerParser, TrailerStream
+
+if TYPE_CHECKING:
+    from aiohttp.streams import StreamReader
+
+    from .source import RequestSource
+
+# The unread rest of a refused body is read and dropped, so that the answer is not lost in a
+# reset: this much of it, for this long.
+DRAIN_SIZE = 64 * 1024 * 1024  # bytes
+DRAIN_TIME = 5.0  # seconds
+SHORT_DRAIN_TIME = 0.5  # seconds, when the server stops or the client has fallen silent
+# With less than this left, the connection is worth keeping.
+KEEP_SIZE = 1024 * 1024  # bytes
+
+
+class TusRequestHandler(RequestHandler):
+    """aiohttp's connection, which keeps trailers and can be asked to stop."""
+
+    __slots__ = ("_draining", "_refused", "_stopping", "tus_source")
+
+    def __init__(self, manager: Any, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
+        super().__init__(manager, loop=loop, **kwargs)
+        self.tus_source: RequestSource | None = None
+        self._stopping = False
+        self._draining: asyncio.Timeout | None = None
+        self._refused: StreamReader | None = None  # a body that nobody reads
+        self._parser: Any = TrailerParser(self._parser, self)
+
+    def new_trailer_stream(self) -> TrailerStream:
+        return TrailerStream(self, self._read_bufsize, self._loop)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._parser is not None:
+            self._parser.flush()
+        super().connection_lost(exc)
+        if self._refused is not None:
+            self._refused.feed_eof()  # nobody need wait for the rest
+
+    def close(self) -> None:
+        """aiohttp shuts down: bodies end now, not when its time limit is over."""
+        super().close()
+        self._stopping = True
+        if self.tus_source is not None:
+            self.tus_source.interrupt(ServerStopping())
+        if self._draining is not None:
+            self._draining.reschedule(self._loop.time() + SHORT_DRAIN_TIME)
+
+    def adopt(self, source: RequestSource) -> None:
+        """The request in hand has a body, and this is its source."""
+        self.tus_source = source
+        if self._stopping:
+            source.interrupt(ServerStopping())
+
+    async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> Any:
+        source, self.tus_source, self._refused = self.tus_source, None, None
+        payload = request.content
+        if payload.is_eof():
+            return await super().finish_response(request, resp, start_time)
+        self._refused = payload
+        if isinstance(resp, web.StreamResponse) and self._is_hopeless(request, source):
+            resp.force_close()
+        finished = await super().finish_response(request, resp, start_time)
+        if not finished[1] and not finished[0].keep_alive:
+            late = self._stopping or (source is not None and source.silent)
+            await self._drain(payload, SHORT_DRAIN_TIME if late else DRAIN_TIME)
+            self.force_close()
+        return finished
+
+    def _is_hopeless(self, request: Any, source: RequestSource | None) -> bool:
+        """Whether the rest of the body is too much to read, or may never come."""
+        payload = request.content
+        if payload.exception() is not None or self._stopping or (source and source.gave_up):
+            return True
+        if expects_continue(request) and not (source and source.continued):
+            return True
+        length = request.content_length
+        return length is None or length - payload.total_bytes > KEEP_SIZE
+
+    async def _drain(self, payload: StreamReader, seconds: float) -> None:
+        """Answering and closing at once would lose the answer: bytes that nobody has read make
+        the kernel send a reset, and that empties what the client has not read yet."""
+        transport = self.transport
+        if transport is None:
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        end = payload.total_bytes + DRAIN_SIZE
+        try:
+            async with asyncio.timeout(seconds) as self._draining:
+                while not payload.is_eof() and payload.total_bytes < end:
+                    await payload.readany()
+        except Exception:
+            pass  # gone or late: there is nothing left to save
+        finally:
+            self._draining = None
+
+
+def body_length(request: web.BaseRequest) -> int | None:
+    """Bytes of the body, None when it comes in chunks."""
+    if "Transfer-Encoding" in request.headers:
+        return None
+    return request.content_length or 0
+
+
+def expects_continue(request: web.BaseRequest) -> bool:
+    return (
+        request.headers.get("Expect", "").lower() == "100-continue"
+        and request.version >= aiohttp.HttpVersion11
+    )
+
+
+def reads_trailers(request: web.BaseRequest) -> bool:
+    """Whether the connection is one of ours."""
+    return isinstance(request.protocol, TusRequestHandler)
+
+
+def lost_trailer(request: web.BaseRequest) -> bool:
+    """Whether aiohttp has parsed this chunked body itself, so that its trailer is gone."""
+    return body_length(request) is None and not isinstance(request.content, TrailerStream)
+
+
+def close_after(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """On connections that are not ours: a body that was not asked for must not be taken for
+    the next request."""
+    if expects_continue(request) and not request.content.is_eof():
+        response.force_close()
+
+
+def drop(request: web.BaseRequest) -> None:
+    """Close the connection without an answer."""
+    request.protocol.force_close()

@@ -1,0 +1,208 @@
+"""aiohttp's request parser, with the trailers of tus requests kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web_protocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestPayloadError
+
+from ..protocol.chunked import ChunkedDecoder, ChunkedError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from aiohttp.http_parser import RawRequestMessage
+
+    from .connection import TusRequestHandler
+
+Feed = tuple[Any, bool, bytes]
+
+
+class TrailerStream(StreamReader):
+    """A request's body that we decode ourselves; at its end it has the trailer fields."""
+
+    __slots__ = ("trailers",)
+
+    def __init__(self, protocol: Any, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(protocol, limit, loop=loop)
+        self.trailers: list[tuple[str, str]] = []
+
+
+class TrailerParser:
+    """aiohttp's request parser, but for the chunked bodies of tus requests.
+
+    The parser is given one message at a time: a head, then its body, never a byte more. The
+    body of a tus request in chunks is decoded here, and the parser is told that it was empty.
+    So it is always between two messages when the next head comes.
+    """
+
+    def __init__(self, parser: Any, handler: TusRequestHandler) -> None:
+        self._parser = parser
+        self._handler = handler
+        self._next: Callable[[bytes], tuple[Any, bytes]] = self._feed_head
+        self._pending = b""  # not given to anybody yet
+        self._behind = b""  # the last bytes of a head, in case its end is split
+        self._in_flight = 0  # messages that aiohttp has not begun with
+        self._upgraded = False
+        # Of a body that aiohttp's parser takes:
+        self._payload: StreamReader | None = None
+        self._left = 0  # bytes, by its Content-Length
+        self._ruler: ChunkedDecoder | None = None  # measures it, if it is in chunks
+        # Of a body that is decoded here:
+        self._decoder: ChunkedDecoder | None = None
+        self._stream: TrailerStream | None = None
+        self._paused = False
+
+    # What aiohttp asks of its parser
+
+    def message_consumed(self) -> None:
+        self._in_flight = max(0, self._in_flight - 1)  # errors are consumed too
+        self._parser.message_consumed()
+
+    def pause_reading(self) -> None:
+        if self._stream is not None:
+            self._paused = True
+        else:
+            self._parser.pause_reading()
+
+    def set_upgraded(self, value: bool) -> None:
+        self._upgraded = value
+        self._parser.set_upgraded(value)
+
+    def feed_data(self, data: bytes) -> Feed:
+        """Without ``data``: what had been held back, here or in the parser, may go on."""
+        messages: list[Any] = []
+        resumed = not data
+        if resumed:
+            self._paused = False
+        data, self._pending = self._pending + data, b""
+        while resumed or (data and not self._held_back()):
+            resumed = False
+            emitted, data = self._next(data)
+            messages += emitted
+            if self._upgraded:
+                return messages, True, data
+        self._pending = data
+        return messages, False, b""
+
+    def flush(self) -> None:
+        """The connection is gone: what has come in chunks belongs to the body, room or not."""
+        if self._decoder is not None:
+            data, self._pending = self._pending, b""
+            self._decode(data, heed_pause=False)
+
+    def _held_back(self) -> bool:
+        if self._payload is not None and self._whole_body_fed():
+            return True  # the parser has not given all of it out yet
+        return self._paused or self._in_flight >= web_protocol.MAX_MSG_QUEUE_SIZE
+
+    # What may come next. Each takes some bytes, and gives messages and the bytes left.
+
+    def _feed_head(self, data: bytes) -> tuple[Any, bytes]:
+        if self._in_flight >= web_protocol.MAX_MSG_QUEUE_SIZE:
+            return (), data
+        window = self._behind + data
+        end = window.find(b"\r\n\r\n")
+        if end == -1:
+            self._behind = window[-3:]
+            return self._feed(data)
+        end += 4 - len(self._behind)
+        self._behind = b""
+        messages, tail = self._feed(data[:end])
+        if messages and not self._upgraded:
+            message, payload = messages[-1]
+            messages = [*messages[:-1], (message, self._expect_body_of(message, payload))]
+        return messages, tail + data[end:]
+
+    def _expect_body_of(self, message: RawRequestMessage, payload: StreamReader) -> StreamReader:
+        """The stream in which the body will be."""
+        if message.chunked and _may_have_our_trailer(message):
+            self._decoder = ChunkedDecoder()
+            self._stream = self._handler.new_trailer_stream()
+            self._next = self._feed_decoder
+            return self._stream
+        if not payload.is_eof():
+            self._payload = payload
+            self._ruler = ChunkedDecoder() if message.chunked else None
+            self._left = int(message.headers.get("Content-Length", "0"))
+            self._next = self._feed_body
+        return payload
+
+    def _feed_body(self, data: bytes) -> tuple[Any, bytes]:
+        size = self._size_of_body_in(data)
+        messages, tail = self._feed(data if size == len(data) else data[:size])
+        assert self._payload is not None
+        if self._next == self._feed_body and self._whole_body_fed() and self._payload.is_eof():
+            self._payload = self._ruler = None
+            self._next = self._feed_head
+        return messages, tail + data[size:]
+
+    def _size_of_body_in(self, data: bytes) -> int:
+        if self._whole_body_fed():
+            return 0
+        if self._ruler is None:
+            size = min(self._left, len(data))
+            self._left -= size
+            return size
+        try:
+            for _ in self._ruler.feed(data):
+                pass
+        except ChunkedError:
+            # The parser will not like it either. If it does, it is on its own from here on.
+            self._payload = self._ruler = None
+            self._next = self._feed_blindly
+            return len(data)
+        return len(data) - len(self._ruler.rest)
+
+    def _whole_body_fed(self) -> bool:
+        return self._ruler.done if self._ruler is not None else not self._left
+
+    def _feed_decoder(self, data: bytes) -> tuple[Any, bytes]:
+        return (), self._decode(data, heed_pause=True)
+
+    def _feed_blindly(self, data: bytes) -> tuple[Any, bytes]:
+        return self._feed(data)
+
+    def _feed_nobody(self, data: bytes) -> tuple[Any, bytes]:
+        return (), b""
+
+    def _feed(self, data: bytes) -> tuple[Any, bytes]:
+        """Messages, and what the parser leaves to an upgraded connection."""
+        try:
+            messages, self._upgraded, tail = self._parser.feed_data(data)
+        except HttpProcessingError:
+            self._next = self._feed_nobody
+            raise
+        self._in_flight += len(messages)
+        return messages, tail
+
+    def _decode(self, data: bytes, *, heed_pause: bool) -> bytes:
+        assert self._decoder is not None
+        assert self._stream is not None
+        try:
+            for piece in self._decoder.feed(data):
+                self._stream.feed_data(piece)
+                if self._paused and heed_pause:
+                    return b""
+        except ChunkedError as error:
+            self._stream.set_exception(RequestPayloadError(str(error)))
+            self._decoder = self._stream = None
+            self._next = self._feed_nobody
+            return b""
+        if not self._decoder.done:
+            return b""
+        decoder, stream = self._decoder, self._stream
+        self._decoder = self._stream = None
+        self._next = self._feed_head
+        stream.trailers = decoder.trailers
+        self._feed(b"0\r\n\r\n")
+        stream.feed_eof()
+        return decoder.rest
+
+
+def _may_have_our_trailer(message: RawRequestMessage) -> bool:
+    return "Tus-Resumable" in message.headers or "Trailer" in message.headers

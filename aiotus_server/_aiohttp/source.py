@@ -1,0 +1,138 @@
+"""The body of an aiohttp request, as the server wants it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
+
+from ..body import Source
+from ..protocol.errors import BodyCutShort, BodyMalformed, BodyTimedOut, TusError
+from .connection import TusRequestHandler, body_length, expects_continue
+from .parser import TrailerStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+    from aiohttp.streams import StreamReader
+
+    from ..protocol.checksum import Checksum
+
+
+class RequestSource(Source):
+    """The body of an aiohttp request."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        *,
+        read_timeout: float,
+        parse_trailers: Callable[[list[tuple[str, str]]], Checksum | None],
+    ) -> None:
+        self.length = body_length(request)
+        self.continued = not expects_continue(request)
+        self.gave_up = False  # before the end
+        self.silent = False  # because nothing came
+        self._request = request
+        self._content = request.content
+        self._read_timeout = read_timeout
+        self._parse_trailers = parse_trailers
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self._waiting: asyncio.Timeout | None = None
+        if isinstance(request.protocol, TusRequestHandler):
+            request.protocol.adopt(self)
+
+    async def read(self, patience: float | None = None) -> bytes | None:
+        try:
+            return await self._read(patience)
+        except TusError as error:
+            self.gave_up = True
+            self.silent = isinstance(error, BodyTimedOut)
+            raise
+
+    async def _read(self, patience: float | None) -> bytes | None:
+        if data := self._arrived():
+            return data
+        if self.interrupted is not None:
+            raise self.interrupted
+        if self._content.at_eof():
+            return b""
+        await self._continue()
+        left = self._heard + self._read_timeout - self._loop.time()
+        try:
+            async with asyncio.timeout(
+                left if patience is None else min(left, patience)
+            ) as waiting:
+                self._waiting = waiting
+                data = await self._content.readany()
+        except TimeoutError:
+            return self._silence()
+        except Exception as error:
+            return self._failed(error)
+        finally:
+            self._waiting = None
+        self._heard = self._loop.time()
+        return data
+
+    def read_whole(self) -> list[bytes] | None:
+        if not self._content.is_eof():
+            return None
+        data = self._arrived()
+        return [data] if data else []
+
+    def interrupt(self, error: TusError) -> None:
+        super().interrupt(error)
+        if self._waiting is not None:
+            self._waiting.reschedule(self._loop.time())
+
+    def trailing_checksum(self) -> Checksum | None:
+        if not isinstance(self._content, TrailerStream):
+            return None
+        return self._parse_trailers(self._content.trailers)
+
+    def _arrived(self) -> bytes:
+        """What is buffered. When the client has gone, aiohttp would raise instead."""
+        if self._content.exception() is None:
+            data = self._content.read_nowait()
+        else:
+            data = _salvage(self._content)
+        if data:
+            self._heard = self._loop.time()
+        return data
+
+    def _silence(self) -> bytes | None:
+        if data := self._arrived():
+            return data
+        if self.interrupted is not None:
+            raise self.interrupted
+        if self._loop.time() >= self._heard + self._read_timeout:
+            raise BodyTimedOut
+        return None
+
+    def _failed(self, error: Exception) -> bytes:
+        if data := self._arrived():
+            return data
+        if isinstance(error, (RequestPayloadError, HttpProcessingError)):
+            raise BodyMalformed from error
+        raise BodyCutShort from error
+
+    async def _continue(self) -> None:
+        """ "100 Continue" goes out when the body is wanted: all checks have passed."""
+        if not self.continued:
+            self.continued = True
+            writer = self._request.writer
+            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            writer.output_size = 0  # it is not of the response
+
+
+def _salvage(stream: StreamReader) -> bytes:
+    pieces = list(stream._buffer)
+    if pieces and stream._buffer_offset:
+        pieces[0] = pieces[0][stream._buffer_offset :]
+    stream._buffer.clear()
+    stream._buffer_offset = 0
+    return b"".join(pieces)
