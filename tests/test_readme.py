@@ -425,6 +425,25 @@ def test_no_block_is_left_out() -> None:
     assert {block.language for block in blocks()} <= known
 
 
+# Claims
+
+
+async def test_sweeper_does_not_read_what_is_not_due(folder: Path) -> None:
+    hour = timedelta(hours=1)
+    for after in (hour, 3 * hour):
+        options = Options(expiry=Expiry(after))
+        store = DiskStore(folder / "uploads", durability="none")
+        async with serving(store, options=options) as site:
+            path = await site.create(5)
+        await store.close()
+    (last,) = (folder / "uploads").glob(f"*/{path.rpartition('/')[2]}.info")
+    last.write_text("whoever reads this fails")
+    async with serving(DiskStore(folder / "uploads"), options=options) as site:
+        site.routes.server.clock = lambda: datetime.now(UTC) + 2 * hour
+        assert await sweep(site.routes.server) == 1
+    assert list((folder / "uploads").glob("*/*.info")) == [last]
+
+
 # Tables
 
 
