@@ -11,7 +11,8 @@ from .base import (
     TerminationStore,
     extensions_of,
 )
-from .disk import DiskStore, Durability
+from .disk import DiskStore
+from .files import Durability
 from .memory import MemoryStore
 
 __all__ = [

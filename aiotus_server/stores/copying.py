@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 STEP = 64 * 1024 * 1024  # bytes
 PLAIN_STEP = 1024 * 1024  # bytes
 _CANNOT = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+@contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Close ``fd`` at the end of the block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def copy(source: int, target: int, size: int, offset: int, stopped: Callable[[], bool]) -> None:

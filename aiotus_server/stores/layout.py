@@ -49,7 +49,7 @@ class Layout:
     def shard(self, upload_id: str) -> int:
         """The descriptor of the folder for ``upload_id``: spread by a hash, since hooks may
         choose ids that are alike."""
-        index = zlib.crc32(upload_id.encode()) & 0xFF
+        index = _shard_of(upload_id)
         fd = self._shards[index]
         if fd is None:
             fd = self._shards[index] = self._open_folder(f"{index:02x}")
@@ -59,8 +59,7 @@ class Layout:
         return self._folders[name]
 
     def path(self, upload_id: str) -> Path:
-        """Where the bytes are, for programs that want a path."""
-        return self.root / f"{zlib.crc32(upload_id.encode()) & 0xFF:02x}" / upload_id
+        return path_of(self.root, upload_id)
 
     def _open_folder(self, name: str) -> int:
         with contextlib.suppress(FileExistsError):
@@ -83,6 +82,15 @@ class Layout:
                 fcntl.flock(fd, how)
             except BlockingIOError:
                 raise StoreInUse(self.root) from None
+
+
+def path_of(root: Path, upload_id: str) -> Path:
+    """Where the bytes are, for programs that want a path."""
+    return root / f"{_shard_of(upload_id):02x}" / upload_id
+
+
+def _shard_of(upload_id: str) -> int:
+    return zlib.crc32(upload_id.encode()) & 0xFF
 
 
 class StoreInUse(StoreUnavailable):
