@@ -36,25 +36,31 @@ class Lock:
     should then end its work early; nobody takes the lock away from it.
     """
 
-    __slots__ = ("_callbacks", "release_requested")
+    __slots__ = ("_callbacks", "_requests", "release_requested")
 
     def __init__(self) -> None:
         self.release_requested: Purpose | None = None
         self._callbacks: list[Callable[[Purpose], bool]] = []
+        self._requests: list[tuple[Purpose, Callable[[], None]]] = []
 
     def on_release_requested(self, callback: Callable[[Purpose], bool]) -> None:
-        """``callback`` is called at each request from now on, and at once if there was one.
+        """``callback`` is called at each request from now on, and at once for those before.
 
         It tells whether the holder will let go; False declines the request.
         """
         self._callbacks.append(callback)
-        if self.release_requested is not None:
-            callback(self.release_requested)
+        for purpose, declined in list(self._requests):
+            if not callback(purpose):
+                declined()
 
-    def request_release(self, purpose: Purpose) -> bool:
-        """For lockers: somebody wants the lock. Whether it may be waited for."""
+    def request_release(self, purpose: Purpose, declined: Callable[[], None]) -> None:
+        """For lockers: somebody wants the lock. ``declined`` is called, now or later, if the
+        holder declines."""
         self.release_requested = purpose
-        return all(callback(purpose) for callback in self._callbacks)
+        self._requests.append((purpose, declined))
+        for callback in self._callbacks:
+            if not callback(purpose):
+                declined()
 
 
 class Locker(ABC):

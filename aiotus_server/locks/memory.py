@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..protocol.errors import UploadLocked
@@ -14,14 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """Somebody who wants a lock; ``turn`` becomes the lock, or Declined."""
+
+    purpose: Purpose
+    turn: asyncio.Future[Lock]
+
+    def decline(self) -> None:
+        if not self.turn.done():
+            self.turn.set_exception(Declined())
+
+
+@dataclass(eq=False, slots=True)
 class _Queue:
     """The holder of one lock and those who wait for it, first come first served."""
 
-    __slots__ = ("holder", "waiting")
-
-    def __init__(self, holder: Lock) -> None:
-        self.holder = holder
-        self.waiting: deque[tuple[asyncio.Future[Lock], Purpose]] = deque()
+    holder: Lock
+    waiting: deque[_Waiter] = field(default_factory=deque)
 
 
 class MemoryLocker(Locker):
@@ -47,30 +58,30 @@ class MemoryLocker(Locker):
             lock = Lock()
             self._queues[upload_id] = _Queue(lock)
             return lock
-        if not queue.holder.request_release(purpose):
-            raise Declined
-        turn: asyncio.Future[Lock] = asyncio.get_running_loop().create_future()
-        entry = (turn, purpose)
-        queue.waiting.append(entry)
+        waiter = _Waiter(purpose, asyncio.get_running_loop().create_future())
+        queue.waiting.append(waiter)
+        queue.holder.request_release(purpose, waiter.decline)
         try:
             async with asyncio.timeout(wait):
-                return await asyncio.shield(turn)
+                return await asyncio.shield(waiter.turn)
         except BaseException as error:
-            if turn.done():
-                self._release(upload_id)
-            else:
-                queue.waiting.remove(entry)
+            if waiter in queue.waiting:
+                queue.waiting.remove(waiter)
+            elif waiter.turn.exception() is None:
+                self._release(upload_id)  # it was given just now
             if isinstance(error, TimeoutError):
                 raise UploadLocked from None
             raise
 
     def _release(self, upload_id: str) -> None:
         queue = self._queues[upload_id]
+        while queue.waiting and queue.waiting[0].turn.done():
+            queue.waiting.popleft()  # declined, and not yet gone
         if not queue.waiting:
             del self._queues[upload_id]
             return
-        turn, _ = queue.waiting.popleft()
+        waiter = queue.waiting.popleft()
         queue.holder = Lock()
-        for _, purpose in queue.waiting:
-            queue.holder.request_release(purpose)
-        turn.set_result(queue.holder)
+        for other in queue.waiting:
+            queue.holder.request_release(other.purpose, other.decline)
+        waiter.turn.set_result(queue.holder)
