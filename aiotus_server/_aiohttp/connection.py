@@ -84,6 +84,8 @@ class TusRequestHandler(RequestHandler):
         payload = request.content
         if payload.exception() is not None or self._stopping or (source and source.gave_up):
             return True
+        if "Content-Encoding" in request.headers:
+            return True  # aiohttp would decode it, and trip over what it cannot
         if expects_continue(request) and not (source and source.continued):
             return True
         length = request.content_length

@@ -41,7 +41,7 @@ class RequestSource(Source):
         self._read_timeout = read_timeout
         self._parse_trailers = parse_trailers
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self._silence = 0.0  # seconds that were waited in vain since the last byte
         self._waiting: asyncio.Timeout | None = None
         if isinstance(request.protocol, TusRequestHandler):
             request.protocol.adopt(self)
@@ -62,7 +62,7 @@ class RequestSource(Source):
         if self._content.at_eof():
             return b""
         await self._continue()
-        left = self._heard + self._read_timeout - self._loop.time()
+        begun, left = self._loop.time(), self._read_timeout - self._silence
         try:
             async with asyncio.timeout(
                 left if patience is None else min(left, patience)
@@ -70,12 +70,12 @@ class RequestSource(Source):
                 self._waiting = waiting
                 data = await self._content.readany()
         except TimeoutError:
-            return self._silence()
+            return self._nothing_came(self._loop.time() - begun)
         except Exception as error:
             return self._failed(error)
         finally:
             self._waiting = None
-        self._heard = self._loop.time()
+        self._silence = 0.0
         return data
 
     def read_whole(self) -> list[bytes] | None:
@@ -101,15 +101,17 @@ class RequestSource(Source):
         else:
             data = _salvage(self._content)
         if data:
-            self._heard = self._loop.time()
+            self._silence = 0.0
         return data
 
-    def _silence(self) -> bytes | None:
+    def _nothing_came(self, seconds: float) -> bytes | None:
         if data := self._arrived():
             return data
         if self.interrupted is not None:
             raise self.interrupted
-        if self._loop.time() >= self._heard + self._read_timeout:
+        # Only what was waited here counts: a slow disk or hook is not the client's silence.
+        self._silence += seconds
+        if self._silence >= self._read_timeout:
             raise BodyTimedOut
         return None
 
