@@ -133,7 +133,9 @@ def test_imports_point_inwards(module: str) -> None:
     assert violations(module, ast.parse(path_of(module).read_text())) == []
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.partition(".")[0] != "_aiohttp"])
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if name.partition(".")[0] != "_aiohttp"]
+)
 def test_only_one_module_knows_the_inside_of_aiohttp(module: str) -> None:
     tree = ast.parse(path_of(module).read_text())
     inside = ("aiohttp.web_", "aiohttp.http_", "aiohttp.streams", "aiohttp._", "aiohttp.base_")
