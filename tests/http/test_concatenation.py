@@ -6,19 +6,30 @@ import asyncio
 import random
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 
-from aiotus_server import DiskStore, Expiry, MemoryStore, Options, sweep, tus_routes
+from aiotus_server import (
+    DiskStore,
+    Expiry,
+    Hooks,
+    MemoryStore,
+    Options,
+    Refuse,
+    sweep,
+    tus_routes,
+)
 from aiotus_server.options import EXTENSIONS
 
 from .client import OCTETS, TUS, Site, assert_refused, chunked, head, running, serving, sha1
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
+
+    from aiotus_server import Upload
 
     from .conftest import Serve
 
@@ -572,6 +583,82 @@ async def test_switched_off_altogether(serve: Serve) -> None:
     for fields in ({"Upload-Concat": "partial", "Upload-Length": "5"}, final(plain)):
         assert_refused(await site.request("POST", headers=fields), 400)
     assert uploads_in(site) == 1
+
+
+async def test_final_that_could_not_be_made_in_time_is_made_later(serve: Serve) -> None:
+    """A partial was in the hands of somebody who did not let go."""
+    hooks, go_on, reached = Hooks(), asyncio.Event(), asyncio.Event()
+
+    @hooks.pre_terminate
+    async def refuse(event: Any) -> None:
+        reached.set()
+        await go_on.wait()
+        raise Refuse(403)
+
+    options = Options(lock_timeout=timedelta(seconds=0.1))
+    site = await serve(hooks=hooks, options=options)
+    a, b = await begun(site, 5, 6)
+    path = await create_final(site, a, b)
+    await site.patch(a, 0, b"hello")
+    delete = asyncio.create_task(site.delete(a))
+    await reached.wait()
+    assert (await site.patch(b, 0, b" world")).status == 204
+    await assert_waiting(site, path, 11)
+    go_on.set()
+    assert (await delete).status == 403
+    async with asyncio.timeout(5):
+        while "Upload-Offset" not in (await site.head(path)).headers:
+            await asyncio.sleep(0.02)
+    await assert_joined(site, path, b"hello world")
+
+
+# While it is being made
+
+
+class SlowStore(MemoryStore):
+    """Concatenates without an end, until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+
+    async def concatenate(
+        self, upload: Upload, parts: Sequence[Upload], stopped: Callable[[], bool]
+    ) -> Upload:
+        self.reached.set()
+        while not stopped():
+            await asyncio.sleep(0.01)
+        raise InterruptedError
+
+
+async def test_stop_ends_a_concatenation_and_leaves_nothing(serve: Serve) -> None:
+    store = SlowStore()
+    site = await serve(store, options=Options(new_id=iter(["part", "final"]).__next__))
+    (part,) = await partials(site, b"hello")
+    post = asyncio.create_task(site.request("POST", headers=final(part)))
+    await store.reached.wait()
+    async with asyncio.timeout(2):
+        await asyncio.gather(site.runner.cleanup(), post)
+    assert_refused(await post, 503)
+    assert "Retry-After" in (await post).headers
+    async with serving(store) as again:
+        assert (await again.head("/files/final")).status == 404
+        assert (await again.get(part)).body == b"hello"
+
+
+async def test_delete_ends_the_concatenation_of_a_final_that_waited(serve: Serve) -> None:
+    store = SlowStore()
+    site = await serve(store)
+    (part,) = await begun(site, 5)
+    path = await create_final(site, part)
+    patch = asyncio.create_task(site.patch(part, 0, b"hello"))
+    await store.reached.wait()
+    async with asyncio.timeout(2):
+        assert (await site.head(path)).status == 200  # which does not end it
+        assert (await site.delete(path)).status == 204
+        assert (await patch).status == 204
+    assert (await site.head(path)).status in (404, 410)
+    assert (await site.get(part)).body == b"hello"
 
 
 # Races
