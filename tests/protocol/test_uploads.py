@@ -134,7 +134,9 @@ def upload(**facts: Any) -> Upload:
         ({"offset": 10}, True, 0),
         ({"offset": 0, "length": 0}, True, 0),
         ({"offset": 0, "length": None}, False, None),
-        ({"offset": 10, "unverified": True}, False, 0),
+        # Unverified bytes lie behind the offset, so they take nothing away from it.
+        ({"offset": 10, "unverified": True}, True, 0),
+        ({"offset": 9, "unverified": True}, False, 1),
         ({"offset": 10, "concat": Partial()}, True, 0),
         ({"offset": 0, "length": 0, "concat": Final(("b",))}, False, 0),
         ({"offset": 10, "concat": Final(("b",))}, False, 0),
