@@ -161,6 +161,7 @@ class Server:
                     )
                 else:
                     upload = await self._receive(created, body, source, call)
+                source.spent = True
                 if upload.complete:
                     upload = await self.finish(upload, call)
             except TusError as error:
@@ -191,6 +192,7 @@ class Server:
             try:
                 check_append(append, upload, self.clock(), call.options.max_size)
                 upload = await self._append(upload, append, source, call)
+                source.spent = True
                 if upload.complete and self.events.must_finish(upload):
                     upload = await self.finish(upload, call)
             except TusError as error:
@@ -379,12 +381,12 @@ class Server:
         """Raise what ended the body early, when what came has been kept or discarded."""
         await body.report()
         await self._verify_late(before, body)
-        source.spent = True
         if body.error is None:
             return upload
         if body.atomic:
             upload = await self._rewind(before)
         elif upload.complete:
+            source.spent = True
             upload = await self.finish(upload, call)
         await self.events.interrupted(upload, body.error, call)
         body.error.upload = upload

@@ -73,7 +73,7 @@ class Upload:
         """All bytes are in."""
         if isinstance(self.concat, Final):
             return self.concat.joined
-        return self.offset == self.length and not self.unverified
+        return self.offset == self.length
 
     @property
     def room(self) -> int | None:
