@@ -16,7 +16,7 @@ from aiotus_server.options import EXTENSIONS
 from .client import OCTETS, Reply, Site, assert_refused, chunked, serving, sha1
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
     from .conftest import Serve
@@ -354,6 +354,32 @@ async def test_sweep_leaves_an_upload_in_use(start: Start, clock: Clock) -> None
             await asyncio.sleep(0.01)
     assert (await site.get(stays)).body == b"helloworld"
     assert (await site.head(goes)).status in (404, 410)
+
+
+class EagerStore(MemoryStore):
+    """Takes all uploads for due, as if they had been completed since it looked."""
+
+    known: tuple[str, ...] = ()
+
+    async def expired(self, now: datetime) -> AsyncGenerator[str, None]:
+        for upload_id in self.known:
+            yield upload_id
+
+
+async def test_sweep_never_touches_what_was_completed_in_the_meantime(
+    serve: Serve, clock: Clock
+) -> None:
+    store = EagerStore(clock)
+    site = await serve(store, options=Options(expiry=Expiry(after=HOUR)))
+    site.routes.server.clock = clock
+    complete, young = await site.upload(b"hello"), await site.create(5)
+    store.known = tuple(path.rpartition("/")[2] for path in (complete, young, "/files/unknown"))
+    clock.now += HOUR / 2
+    assert await sweep(site.routes.server) == 0
+    clock.now += HOUR
+    assert await sweep(site.routes.server) == 1
+    assert (await site.get(complete)).body == b"hello"
+    assert (await site.head(young)).status in (404, 410)
 
 
 async def test_sweep_frees_the_disk(serve: Serve, clock: Clock) -> None:
