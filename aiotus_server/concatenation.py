@@ -26,9 +26,10 @@ from .stores.base import ConcatenationStore, TerminationStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from .call import Call
     from .options import Options
     from .protocol.requests import Create
-    from .server import Call, Server
+    from .server import Server
 
 _log = getLogger("aiotus_server")
 
@@ -63,8 +64,7 @@ class Concatenation:
                 upload = await self._create_waiting(upload)
             location = await events.post_create(upload, call)
             try:
-                if upload.complete:
-                    upload = await server.finish(upload, call)
+                upload = await events.finish(upload, call)
             except TusError as error:
                 error.upload, error.location = upload, location
                 raise
@@ -178,7 +178,7 @@ class Concatenation:
                 parts = await self._parts(final)
                 self._check(parts, final, call)
                 upload = await self._concatenate(upload, final, parts, source, call)
-            return await server.finish(upload, call)
+            return await server.events.finish(upload, call)
 
     async def _concatenate(
         self, upload: Upload, final: Final, parts: dict[str, Upload], source: Source, call: Call

@@ -8,6 +8,7 @@ from dataclasses import replace
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .disk_errors import disk_errors
 from .hooks import (
     AuthorizeEvent,
     CreatedEvent,
@@ -19,14 +20,14 @@ from .hooks import (
     InterruptedEvent,
 )
 from .protocol.errors import HookFailed, Refuse, TusError, encode_text
-from .protocol.uploads import UPLOAD_ID, Outcome, Upload, parse_metadata
+from .protocol.uploads import UPLOAD_ID, Outcome, Partial, Upload, parse_metadata
 from .stores.base import ReadableStore, Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from .server import Call
+    from .call import Call
 
 _log = getLogger("aiotus_server")
 _Event = TypeVar("_Event")
@@ -98,15 +99,19 @@ class Events:
             event = HookEvent(**self._facts(upload, call.request))
             await self._hooks.post_receive.notify(event)
 
-    def must_finish(self, upload: Upload) -> bool:
-        """Whether there is anything to do, or still to do, when all bytes are in."""
-        if upload.outcome is not None:
+    def _must_finish(self, upload: Upload) -> bool:
+        """Whether there is anything to do, or still to do, about an upload that is complete.
+
+        "The Server SHOULD NOT process these partial uploads until they are concatenated."
+        """
+        if not upload.complete or isinstance(upload.concat, Partial) or upload.outcome is not None:
             return False
         return bool(self._hooks.pre_finish or self._hooks.post_finish or upload.path)
 
     async def finish(self, upload: Upload, call: Call) -> Upload:
-        """Run the finish hooks, once per upload; the outcome is recorded between them."""
-        if not self.must_finish(upload):
+        """Run the finish hooks if all bytes are in, once per upload; the outcome is recorded
+        between them."""
+        if not self._must_finish(upload):
             return upload
         event = FinishEvent(**self._facts(upload, call.request))
         try:
@@ -114,13 +119,15 @@ class Events:
         except Refuse as refusal:
             if refusal.answer < 500:
                 outcome = Outcome(refusal.answer, refusal.headers, refusal.body)
-                await self._store.finish(replace(upload, path=None), outcome)
+                with disk_errors():
+                    await self._store.finish(replace(upload, path=None), outcome)
             refusal.upload = upload
             raise
         body, headers = encode_text(event.body, event.headers)
         outcome = Outcome(event.status, headers if body else dict(event.headers), body)
         _check_outcome(outcome)
-        upload = await self._store.finish(upload, outcome)
+        with disk_errors():
+            upload = await self._store.finish(upload, outcome)
         finished = HookEvent(**self._facts(upload, call.request))
         await self._hooks.post_finish.notify(finished)
         return upload

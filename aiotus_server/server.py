@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .body import Body, Source, hash_somewhere
 from .concatenation import Concatenation
 from .disk_errors import disk_errors
 from .events import Events
 from .hooks import Hooks
 from .locks import Declined, Lock, Locker, MemoryLocker, Purpose
-from .protocol.checksum import hashers_for
 from .protocol.errors import (
-    BodyTooLong,
-    ChecksumMismatch,
     FinalNotAppendable,
-    MaxSizeExceeded,
     ServerStopping,
     StoreFull,
     TusError,
@@ -33,7 +27,6 @@ from .protocol.errors import (
     UploadNotFound,
     UploadTerminated,
 )
-from .protocol.headers import BEYOND_63_BITS
 from .protocol.rules import (
     check_append,
     check_create,
@@ -41,12 +34,10 @@ from .protocol.rules import (
     check_terminate,
     not_expired,
 )
-from .protocol.uploads import Final, Partial, Upload
+from .protocol.uploads import Final, Upload
+from .reception import Reception
 from .stores.base import (
-    ChecksumStore,
     CreationStore,
-    DeferLengthStore,
-    ReadableStore,
     Store,
     TerminationStore,
     extensions_of,
@@ -55,23 +46,14 @@ from .stores.base import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from .body import Source
+    from .call import Call
     from .options import Options
-    from .protocol.requests import Append, Create, Offer
+    from .protocol.requests import Append, Create
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is the same for all that one request does: its options, what it may ask for, how it
-    sees the URLs of uploads, and the web framework's request, for the hooks."""
-
-    options: Options
-    offer: Offer
-    upload_url: Callable[[str], str]
-    request: Any = None
 
 
 class Server:
@@ -90,6 +72,7 @@ class Server:
         self.events = Events(store, hooks or Hooks())
         self.clock = clock
         self.capabilities = extensions_of(store)
+        self.reception = Reception(store, self.events)
         self.concatenation = Concatenation(self)
         self._opening: asyncio.Future[None] | None = None
         self._open = False
@@ -149,23 +132,17 @@ class Server:
         if create.body_length != 0:
             await self.events.pre_receive(upload, call)
         async with self.receiving(upload.upload_id, source, call, create):
-            body = self._body(create, upload, source, call)
+            body = self.reception.body(create, upload, source, call)
             await body.settle()
             with disk_errors():
-                created = await self.store.create(upload, body)
-            location = await self.events.post_create(created, call)
+                upload = await self.store.create(upload, body)
+            location = await self.events.post_create(upload, call)
             try:
-                if body.consumed:
-                    upload = await self._judge(
-                        replace(created, offset=0), created, body, source, call
-                    )
-                else:
-                    upload = await self._receive(created, body, source, call)
+                upload = await self.reception.receive_created(upload, body, call)
                 source.spent = True
-                if upload.complete:
-                    upload = await self.finish(upload, call)
+                upload = await self.events.finish(upload, call)
             except TusError as error:
-                error.upload = error.upload or created
+                error.upload = error.upload or upload
                 error.location = location
                 raise
         return upload, location
@@ -188,13 +165,14 @@ class Server:
         self, upload_id: str, append: Append, source: Source, call: Call
     ) -> Upload:
         async with self.receiving(upload_id, source, call, append):
-            upload = await self.mended(upload_id)
+            upload = await self.reception.mended(await self.get(upload_id))
             try:
                 check_append(append, upload, self.clock(), call.options.max_size)
-                upload = await self._append(upload, append, source, call)
+                if append.body_length != 0:
+                    await self.events.pre_receive(upload, call)
+                upload = await self.reception.receive(upload, append, source, call)
                 source.spent = True
-                if upload.complete and self.events.must_finish(upload):
-                    upload = await self.finish(upload, call)
+                upload = await self.events.finish(upload, call)
             except TusError as error:
                 error.upload = error.upload or upload
                 raise
@@ -206,7 +184,7 @@ class Server:
         await self.start()
         try:
             async with self.lock(upload_id, Purpose.INSPECT, call.options):
-                upload = await self.mended(upload_id)
+                upload = await self.reception.mended(await self.get(upload_id))
         except Declined:
             upload = await self.get(upload_id)
         not_expired(upload, self.clock())
@@ -270,21 +248,6 @@ class Server:
         with disk_errors():
             return await self.store.get(upload_id)
 
-    async def mended(self, upload_id: str) -> Upload:
-        """The upload, under its lock: bytes that a crash left unverified are cut off."""
-        upload = await self.get(upload_id)
-        if upload.unverified and isinstance(self.store, ChecksumStore):
-            with disk_errors():
-                upload = await self.store.rewind(upload)
-        return upload
-
-    async def finish(self, upload: Upload, call: Call) -> Upload:
-        """All bytes are in. Not for partials: the protocol wants them left alone."""
-        if isinstance(upload.concat, Partial):
-            return upload
-        with disk_errors():
-            return await self.events.finish(upload, call)
-
     @asynccontextmanager
     async def receiving(
         self, upload_id: str, source: Source, call: Call, asked: Create | Append | None = None
@@ -319,112 +282,9 @@ class Server:
             if not self._running:
                 self._idle.set()
 
-    def _body(self, asked: Create | Append, upload: Upload, source: Source, call: Call) -> Body:
-        limit, too_long = _limit_of(upload, call.options.max_size)
-        return Body(
-            source,
-            limit=limit,
-            too_long=too_long,
-            verification=asked.verification,
-            algorithms=call.offer.algorithms,
-            progress=self.events.progress(upload, call),
-        )
-
-    async def _append(self, upload: Upload, append: Append, source: Source, call: Call) -> Upload:
-        if append.body_length != 0:
-            await self.events.pre_receive(upload, call)
-        declares = append.length is not None and upload.length is None
-        target = replace(upload, length=append.length) if declares else upload
-        body = self._body(append, target, source, call)
-        if declares and not body.atomic and append.body_length is not None:
-            target, declares = await self._declare(target), False
-        await body.settle()
-        try:
-            if body.buffered() and not body.received:
-                body.take()
-                target = await self._judge(target, target, body, source, call)
-            else:
-                target = await self._receive(target, body, source, call)
-        except TusError as error:
-            # Under a checksum, which a body in chunks may have brought along, it is as if the
-            # request had never come.
-            if declares and not body.atomic:
-                error.upload = await self._declare(error.upload or target)
-            elif declares and error.upload is not None:
-                error.upload = replace(error.upload, length=None)
-            raise
-        if not declares:
-            return target
-        return await self._declare(replace(target, length=append.length))
-
-    async def _declare(self, upload: Upload) -> Upload:
-        assert isinstance(self.store, DeferLengthStore)
-        assert upload.length is not None
-        with disk_errors():
-            return await self.store.declare_length(upload, upload.length)
-
-    async def _receive(self, upload: Upload, body: Body, source: Source, call: Call) -> Upload:
-        """All bytes move inside one call of the store."""
-        try:
-            with disk_errors():
-                after = await self.store.append(upload, body)
-        except TusError as error:
-            if body.atomic:
-                await self._rewind(upload)
-            error.upload = await self.get(upload.upload_id)
-            raise
-        return await self._judge(upload, after, body, source, call)
-
-    async def _judge(
-        self, before: Upload, upload: Upload, body: Body, source: Source, call: Call
-    ) -> Upload:
-        """Raise what ended the body early, when what came has been kept or discarded."""
-        await body.report()
-        await self._verify_late(before, body)
-        if body.error is None:
-            return upload
-        if body.atomic:
-            upload = await self._rewind(before)
-        elif upload.complete:
-            source.spent = True
-            upload = await self.finish(upload, call)
-        await self.events.interrupted(upload, body.error, call)
-        body.error.upload = upload
-        raise body.error
-
-    async def _rewind(self, before: Upload) -> Upload:
-        assert isinstance(self.store, ChecksumStore)
-        with disk_errors():
-            return await self.store.rewind(before)
-
-    async def _verify_late(self, before: Upload, body: Body) -> None:
-        """A checksum in a trailer that nothing had announced: the one case in which bytes are
-        read again, since all algorithms would have to be computed for every chunked body."""
-        checksum = body.late_checksum
-        if checksum is None:
-            return
-        body.atomic = True
-        body.error = ChecksumMismatch(checksum.algorithm)
-        if isinstance(self.store, ReadableStore):
-            hashers = hashers_for(checksum, ())
-            stored = self.store.read(before, before.offset, before.offset + body.received)
-            with disk_errors():
-                async for piece in stored:
-                    await hash_somewhere(hashers, piece)
-            if hashers[checksum.algorithm].digest() == checksum.digest:
-                body.error = None
-
     async def _check_reserve(self, options: Options) -> None:
         if options.reserve:
             with disk_errors():
                 free = await self.store.free_space()
             if free is not None and free < options.reserve:
                 raise StoreFull
-
-
-def _limit_of(upload: Upload, max_size: int | None) -> tuple[int, TusError]:
-    """How many bytes ``upload`` may still be given, and the error for more."""
-    if upload.room is not None:
-        return upload.room, BodyTooLong()
-    largest = BEYOND_63_BITS - 1 if max_size is None else max_size
-    return largest - upload.offset, MaxSizeExceeded(largest)

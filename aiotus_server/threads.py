@@ -48,6 +48,9 @@ class _Mailbox:
         self._awaited = False
         while self._results:
             future, result, error = self._results.popleft()
+            if isinstance(error, StopIteration):
+                # A future refuses it, since a coroutine could not raise it either.
+                error = RuntimeError("a function in a thread raised StopIteration")
             if error is None:
                 future.set_result(result)
             else:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from aiohttp import HttpVersion11, web
 
 from . import _aiohttp
+from .call import Call
 from .options import Options
 from .protocol import download, responses
 from .protocol.checksum import SLOW, Checksum, TrailingChecksum, parse_checksum_trailer
@@ -39,7 +40,7 @@ from .protocol.headers import (
 from .protocol.requests import Append, Create, Offer, parse_append, parse_create
 from .protocol.responses import Answer
 from .protocol.uploads import UPLOAD_ID, Upload
-from .server import Call, Server
+from .server import Server
 from .stores.base import ReadableStore, Store
 from .sweeper import Sweeper
 from .urls import Mount, origin_of

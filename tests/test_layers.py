@@ -21,6 +21,7 @@ RINGS = {
     1: {"protocol"},
     2: {
         "body",
+        "call",
         "concatenation",
         "cors",
         "disk_errors",
@@ -29,6 +30,7 @@ RINGS = {
         "locks",
         "metrics",
         "options",
+        "reception",
         "server",
         "stores",
         "sweeper",
