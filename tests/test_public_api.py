@@ -14,7 +14,7 @@ from aiotus_server.protocol.errors import TusError
 
 
 def test_the_public_names() -> None:
-    """A name that goes or comes is a decision: change it here too."""
+    """Those that README tells of stay, and the list is in order."""
     assert set(aiotus_server.__all__) >= {
         "DiskStore",
         "Expiry",
