@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from . import __version__
+from .location import origin_of_request
 from .options import Options
 from .stores import DiskStore, Durability
-from .web import origin_of_request, setup
+from .web import setup
 
 if TYPE_CHECKING:
     from .hooks import Hooks

@@ -16,6 +16,7 @@ from aiohttp import HttpVersion11, web
 
 from . import _aiohttp
 from .call import Call
+from .location import mount_of
 from .options import Options
 from .protocol import download, responses
 from .protocol.checksum import SLOW, Checksum, TrailingChecksum, parse_checksum_trailer
@@ -43,11 +44,11 @@ from .protocol.uploads import UPLOAD_ID, Upload
 from .server import Server
 from .stores.base import ReadableStore, Store
 from .sweeper import Sweeper
-from .urls import Mount, origin_of
 
 if TYPE_CHECKING:
     from .hooks import Hooks
     from .locks import Locker
+    from .urls import Mount
 
 _log = getLogger("aiotus_server")
 _T = TypeVar("_T")
@@ -203,7 +204,7 @@ class _Handler:
         allowed = self._allowed(upload_id, offer, options)
         if method not in allowed:
             raise MethodNotAllowed(allowed)
-        mount = _mount_of(request, options)
+        mount = mount_of(request, options)
         call = Call(options, offer, mount.upload_url, request)
         await self.server.events.authorize(_VERBS[method], upload_id, request)
         if not self._running:
@@ -389,42 +390,10 @@ def _mark(
         response.headers.update(options.cors.headers(origin, preflight=preflight))
 
 
-def _mount_of(request: web.Request, options: Options) -> Mount:
-    path = request.rel_url.raw_path
-    prefix = path.rpartition("/")[0] if "upload_id" in request.match_info else path.rstrip("/")
-    if options.location not in ("auto", "path", "absolute"):
-        return Mount(prefix, None, options.location, options.public_prefixes)
-    origin = origin_of_request(request, options)
-    return Mount(prefix, origin, public_prefixes=options.public_prefixes)
-
-
-def origin_of_request(request: web.Request, options: Options) -> str | None:
-    """Scheme and host for Location, None for a path.
-
-    A path is right behind every proxy and in every browser; other clients may not be able to
-    resolve it.
-    """
-    headers = request.headers
-    if options.location == "path":
-        return None
-    scheme, host = request.scheme, request.host
-    if options.trust_forwarded:
-        forwarded = request.forwarded[-1] if request.forwarded else {}
-        scheme = forwarded.get("proto") or headers.get("X-Forwarded-Proto") or scheme
-        host = forwarded.get("host") or headers.get("X-Forwarded-Host") or host
-    elif options.location == "auto" and any(map(_calls_for_path, headers)):
-        return None
-    return origin_of(scheme, host)
-
-
 def _check_expectation(request: web.Request) -> None:
     expectation = request.headers.get("Expect", "100-continue")
     if expectation.lower() != "100-continue" and request.version >= HttpVersion11:
         raise ExpectationUnknown
-
-
-def _calls_for_path(name: str) -> bool:
-    return name.lower() in ("origin", "forwarded") or name.lower().startswith("x-forwarded-")
 
 
 __all__ = ["TusRoutes", "setup", "tus_routes"]

@@ -38,7 +38,18 @@ RINGS = {
         "threads",
         "urls",
     },
-    3: {"__init__", "__main__", "_aiohttp", "app", "arguments", "cli", "flags", "serving", "web"},
+    3: {
+        "__init__",
+        "__main__",
+        "_aiohttp",
+        "app",
+        "arguments",
+        "cli",
+        "flags",
+        "location",
+        "serving",
+        "web",
+    },
 }
 
 # The standard library's pure half: nothing that waits, looks at a clock, a file or a socket,

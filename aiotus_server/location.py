@@ -1,0 +1,44 @@
+"""Where the client finds its uploads: the mount point as one aiohttp request shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .urls import Mount, origin_of
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from .options import Options
+
+
+def mount_of(request: web.Request, options: Options) -> Mount:
+    path = request.rel_url.raw_path
+    prefix = path.rpartition("/")[0] if "upload_id" in request.match_info else path.rstrip("/")
+    if options.location not in ("auto", "path", "absolute"):
+        return Mount(prefix, None, options.location, options.public_prefixes)
+    origin = origin_of_request(request, options)
+    return Mount(prefix, origin, public_prefixes=options.public_prefixes)
+
+
+def origin_of_request(request: web.Request, options: Options) -> str | None:
+    """Scheme and host for Location, None for a path.
+
+    A path is right behind every proxy and in every browser; other clients may not be able to
+    resolve it.
+    """
+    headers = request.headers
+    if options.location == "path":
+        return None
+    scheme, host = request.scheme, request.host
+    if options.trust_forwarded:
+        forwarded = request.forwarded[-1] if request.forwarded else {}
+        scheme = forwarded.get("proto") or headers.get("X-Forwarded-Proto") or scheme
+        host = forwarded.get("host") or headers.get("X-Forwarded-Host") or host
+    elif options.location == "auto" and any(map(_calls_for_path, headers)):
+        return None
+    return origin_of(scheme, host)
+
+
+def _calls_for_path(name: str) -> bool:
+    return name.lower() in ("origin", "forwarded") or name.lower().startswith("x-forwarded-")
