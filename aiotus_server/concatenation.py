@@ -108,14 +108,16 @@ class Concatenation:
         assert isinstance(store, TerminationStore)
         for upload_id in upload_ids:
             _log.info("The final upload %s is given up: a partial of it is gone", upload_id)
-            async with self._server.locker.lock(upload_id, Purpose.TERMINATE, wait=3):
-                try:
+            try:
+                async with self._server.locker.lock(upload_id, Purpose.TERMINATE, wait=3):
                     upload = await self._server.get(upload_id)
-                except UploadNotFound:
-                    continue
-                if not upload.complete:
-                    with disk_errors():
-                        await store.terminate(upload)
+                    if not upload.complete:
+                        with disk_errors():
+                            await store.terminate(upload)
+            except UploadNotFound:
+                continue
+            except UploadLocked:
+                _log.warning("The final upload %s is in use; it stays, unfinished", upload_id)
 
     async def look_at(self, upload: Upload, call: Call) -> Upload:
         """A final that waits, with its length: "The Upload-Length header MUST be included if

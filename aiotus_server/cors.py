@@ -64,8 +64,9 @@ class Cors:
     max_age: timedelta = timedelta(days=1)
 
     def __post_init__(self) -> None:
-        if isinstance(self.origins, str):
-            raise ValueError("Cors.origins must be a collection of origins, not one text")
+        for name in ("origins", "allow_headers", "expose_headers"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"Cors.{name} must be a collection of texts, not one")
         if self.credentials and self.origins is None:
             raise ValueError("credentials for any origin would let every page act as the user")
 

@@ -182,7 +182,11 @@ def _check_outcome(outcome: Outcome) -> None:
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    return os.path.abspath(path)
+    absolute = os.path.abspath(path)
+    if "\0" in absolute:
+        _log.error("pre_create set a path with a NUL: %r", absolute)
+        raise HookFailed
+    return absolute
 
 
 def metadata_of(upload: Upload) -> Mapping[str, bytes | None]:

@@ -50,7 +50,9 @@ class CreateEvent(HookEvent):
     """Before an upload is created: set ``upload_id``, ``metadata`` or ``path``.
 
     ``metadata`` set here belongs to the application; HEAD shows what the client sent.
-    ``path`` is where the finished file shall be published; nothing is replaced there.
+    ``path`` is where the finished file shall be published. Nothing is replaced: if there is a
+    file already, the creation is answered 409. A name from the client's metadata may have
+    slashes in it; take ``PurePath(name).name``.
     """
 
     upload_id: str

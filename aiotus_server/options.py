@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from .cors import Cors
 from .protocol.checksum import algorithms
@@ -38,6 +38,9 @@ BASES = {
     "concatenation-unfinished": "concatenation",
     "checksum-trailer": "checksum",
 }
+
+
+_public_url = re.compile(r"https?://[!-.0-~]+(/[!-\"$->@-~]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +121,18 @@ class Options:
             _require("sha1" in self.algorithms, "the protocol demands sha1 among the algorithms")
         for name in ("read_timeout", "lock_timeout"):
             _require(getattr(self, name) > timedelta(0), f"{name} must be longer than nothing")
+        _require(
+            not isinstance(self.public_prefixes, str),
+            "public_prefixes must be a sequence of paths, not one text",
+        )
         self._check_location()
 
     def _check_location(self) -> None:
         if self.location in ("auto", "path", "absolute"):
             return
-        parts = urlsplit(self.location)
         _require(
-            parts.scheme in ("http", "https") and bool(parts.netloc) and self.location.isascii(),
-            "location must be auto, path, absolute or a URL with http or https",
+            _public_url.fullmatch(self.location),
+            "location must be auto, path, absolute or a URL with http or https, without a query",
         )
 
     def offer(self, capabilities: frozenset[str], *, trailers: bool) -> Offer:

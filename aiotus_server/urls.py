@@ -54,7 +54,7 @@ class Mount:
     def _prefixes(self) -> list[str]:
         prefixes = [unquote(self.prefix), *self.public_prefixes]
         if self.location is not None:
-            prefixes.append(urlsplit(self.location).path)
+            prefixes.append(unquote(urlsplit(self.location).path))
         return prefixes
 
 

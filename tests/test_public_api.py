@@ -116,6 +116,7 @@ CODES = {
     "UploadDisplaced": (423, "UPLOAD_DISPLACED"),
     "UploadExists": (409, "UPLOAD_EXISTS"),
     "UploadExpired": (410, "UPLOAD_EXPIRED"),
+    "PathTaken": (409, "PATH_TAKEN"),
     "UploadLocked": (423, "UPLOAD_LOCKED"),
     "UploadNotFound": (404, "UPLOAD_NOT_FOUND"),
     "UploadTerminated": (410, "UPLOAD_TERMINATED"),

@@ -253,7 +253,13 @@ async def _live_and_die(site: Site) -> None:
 
 
 async def test_publication_of_the_readme(folder: Path) -> None:
-    (block,) = [block for block in PARTS if block.heading == "pre_create and post_create"]
+    block, names = [block for block in PARTS if block.heading == "pre_create and post_create"]
+    hooks = execute(names)["hooks"]
+    async with serving(DiskStore(folder / "elsewhere"), hooks=hooks) as site:
+        for filename in (b"../../x.mp4", b".."):
+            encoded = base64.b64encode(filename).decode()
+            path = await site.upload(DATA, Upload_Metadata=f"filename {encoded}")
+        assert len(list((folder / "published").iterdir())) == 2
     hooks = execute(block)["hooks"]
     async with serving(DiskStore(folder / "uploads"), hooks=hooks) as site:
         path = await site.upload(DATA, Upload_Metadata=METADATA)

@@ -241,6 +241,15 @@ class UploadExists(TusError):
         super().__init__("There is an upload with this id already.")
 
 
+class PathTaken(TusError):
+    """The path at which ``pre_create`` wants the file published exists; nothing is replaced."""
+
+    status = 409
+
+    def __init__(self) -> None:
+        super().__init__("There is a file already where this upload is to be published.")
+
+
 class UploadLocked(TusError):
     status = 423
     retry_after = 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..body import Body, write_all
-from ..protocol.errors import UploadExists, UploadNotFound
+from ..protocol.errors import PathTaken, UploadExists, UploadNotFound
 from ..protocol.uploads import UPLOAD_ID, Final, Upload
 from . import infofile
 from .copying import closing, copy
@@ -82,6 +82,7 @@ class Files:
 
     def create(self, upload: Upload, body: Body, whole: bool) -> Upload:
         upload_id, shard = upload.upload_id, self._layout.shard(upload.upload_id)
+        _check_path(upload)
         try:
             fd = os.open(upload_id, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=shard)
         except FileExistsError:
@@ -186,11 +187,12 @@ class Files:
 
     def finish(self, upload: Upload) -> Upload:
         if upload.path is not None and not upload.published:
-            publish(
-                self._layout.path(upload.upload_id),
-                Path(upload.path),
-                sync=self._must_sync(upload),
-            )
+            source, target = self._layout.path(upload.upload_id), Path(upload.path)
+            try:
+                publish(source, target, sync=self._must_sync(upload))
+            except FileExistsError:
+                _log.error("%s exists: %s is not published", target, upload.upload_id)
+                raise PathTaken from None
             upload = replace(upload, published=True)
         self._write_info(upload)
         if upload.published:
@@ -236,6 +238,7 @@ class Files:
     ) -> Upload:
         upload_id, shard = upload.upload_id, self._layout.shard(upload.upload_id)
         assert isinstance(upload.concat, Final)
+        _check_path(upload)
         length = sum(part.offset for part in parts)
         joined = replace(
             upload, concat=replace(upload.concat, joined=True), length=length, offset=length
@@ -281,6 +284,14 @@ class Files:
                 offset += part.offset
             if sync:
                 _datasync(target)
+
+
+def _check_path(upload: Upload) -> None:
+    """Before the first byte rather than after the last: that it can be published there."""
+    if upload.path is not None:
+        with suppress(FileNotFoundError):
+            os.lstat(upload.path)
+            raise PathTaken
 
 
 def _waited_for(upload: Upload) -> set[str]:

@@ -49,10 +49,10 @@ class ExpiryJournal:
         The ids stay in the journal, under the token, until ``settle``: a sweep that is killed
         is made up for by the next. Hold the ``lock``.
         """
-        for name in sorted(os.listdir(self._folder)):
-            start = name.removesuffix(_TAKEN)
+        names = set(os.listdir(self._folder))
+        for start in sorted({name.removesuffix(_TAKEN) for name in names}):
             if start.isdecimal() and int(start) <= now:
-                token = self._take(name, start)
+                token = self._take(start if start in names else start + _TAKEN, start)
                 lines = list(self._read(token))
                 for expires, upload_id in lines:
                     if expires > now:

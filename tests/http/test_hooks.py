@@ -728,9 +728,13 @@ async def test_publishing_never_replaces_a_file(
         event.path = str(target)
 
     site = await serve(hooks=recorder.hooks)
+    reply = await site.request("POST", headers={"Upload-Length": "5"})
+    assert (reply.status, reply.code) == (409, "PATH_TAKEN")
+    target.unlink()
     path = await site.create(5)
+    target.write_bytes(b"somebody's")
     reply = await site.patch(path, 0, b"hello")
-    assert reply.status == 500
+    assert (reply.status, reply.code) == (409, "PATH_TAKEN")
     assert target.read_bytes() == b"somebody's"
     assert (await site.head(path)).offset == 5
     assert recorder.of("post_finish") == []
