@@ -19,7 +19,7 @@ from .hooks import (
     InterruptedEvent,
 )
 from .locks import Lock, Locker, MemoryLocker, Purpose
-from .options import Expiry, Options
+from .options import Expiry, Options, random_id
 from .protocol.checksum import register as register_checksum
 from .protocol.errors import Refuse, TusError
 from .protocol.uploads import Final, Partial, Upload
@@ -53,6 +53,7 @@ __all__ = [
     "TusError",
     "TusRoutes",
     "Upload",
+    "random_id",
     "register_checksum",
     "setup",
     "sweep",

@@ -81,7 +81,7 @@ class EmptySource(Source):
         return []
 
 
-async def _no_progress(received: int) -> None:
+async def no_progress(received: int) -> None:
     pass
 
 
@@ -104,7 +104,7 @@ class Body:
         too_long: TusError | None = None,
         verification: Verification = None,
         algorithms: Sequence[str] = (),
-        progress: Callable[[int], Awaitable[None]] = _no_progress,
+        progress: Callable[[int], Awaitable[None]] = no_progress,
     ) -> None:
         self.error: TusError | None = None
         self.received = 0

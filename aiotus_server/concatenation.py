@@ -12,6 +12,7 @@ from .body import Body, EmptySource, Source
 from .disk_errors import disk_errors
 from .locks import Purpose
 from .protocol.errors import (
+    MaxSizeExceeded,
     PartialUnknown,
     Refuse,
     ServerStopping,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 _log = getLogger("aiotus_server")
 
+# Whoever completes a partial waits for so many finals; the others are made behind its back.
+JOINED_AT_ONCE = 8
+
 
 class Concatenation:
     """What ``Server`` does about ``Upload-Concat: final``.
@@ -43,6 +47,7 @@ class Concatenation:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._background: set[asyncio.Future[None]] = set()
         self._joining: asyncio.Future[Upload | None] | None = None
 
     async def create(
@@ -80,8 +85,12 @@ class Concatenation:
         """
         if upload is None or not upload.complete:
             return
-        for upload_id in await self.waiting_for(upload):
-            await self._try_join(upload_id, call)
+        waiting = await self.waiting_for(upload)
+        await self._join_each(waiting[:JOINED_AT_ONCE], call)
+        if more := waiting[JOINED_AT_ONCE:]:
+            joining = asyncio.ensure_future(self._join_each(more, call))
+            self._background.add(joining)
+            joining.add_done_callback(self._background.discard)
 
     async def waiting_for(self, upload: Upload) -> Sequence[str]:
         store = self._server.store
@@ -97,17 +106,20 @@ class Concatenation:
             return
         with disk_errors():
             waiting = await store.waiting()
-        for upload_id in waiting:
+        await self._join_each(waiting, call)
+
+    async def _join_each(self, upload_ids: Sequence[str], call: Call) -> None:
+        for upload_id in upload_ids:
             if self._server.stopping:
                 return
             await self._try_join(upload_id, call)
 
     async def abandon(self, upload_ids: Iterable[str]) -> None:
-        """Remove finals that wait for a partial that is gone: they can never be made."""
+        """Remove finals that can never be made: a partial is gone, or the sum too large."""
         store = self._server.store
         assert isinstance(store, TerminationStore)
         for upload_id in upload_ids:
-            _log.info("The final upload %s is given up: a partial of it is gone", upload_id)
+            _log.info("The final upload %s is given up: it can never be made", upload_id)
             try:
                 async with self._server.locker.lock(upload_id, Purpose.TERMINATE, wait=3):
                     upload = await self._server.get(upload_id)
@@ -154,6 +166,9 @@ class Concatenation:
             return await self._join(upload_id, call)
         except UploadLocked:
             return None  # somebody else is at it
+        except MaxSizeExceeded:
+            await self.abandon([upload_id])  # it can never be made
+            return None
         except Refuse as refusal:
             return refusal.upload  # recorded with the final, for whoever asks
         except TusError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -47,6 +48,9 @@ RESPONSE_HEADERS = (
 )
 
 
+_origin = re.compile(r"null|[a-z][a-z0-9+.-]*://[^/?#@\\s]+")
+
+
 @dataclass(frozen=True, slots=True)
 class Cors:
     """Who may upload from a browser.
@@ -67,6 +71,13 @@ class Cors:
         for name in ("origins", "allow_headers", "expose_headers"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"Cors.{name} must be a collection of texts, not one")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, frozenset(getattr(self, name)))
+        for origin in self.origins or ():
+            if not _origin.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin such as https://app.example; None stands for any"
+                )
         if self.credentials and self.origins is None:
             raise ValueError("credentials for any origin would let every page act as the user")
 
@@ -83,10 +94,10 @@ class Cors:
         if preflight:
             headers["Access-Control-Allow-Methods"] = ", ".join(METHODS)
             headers["Access-Control-Allow-Headers"] = ", ".join(
-                (*REQUEST_HEADERS, *self.allow_headers)
+                (*REQUEST_HEADERS, *sorted(self.allow_headers))
             )
             headers["Access-Control-Max-Age"] = str(int(self.max_age.total_seconds()))
         headers["Access-Control-Expose-Headers"] = ", ".join(
-            (*RESPONSE_HEADERS, *self.expose_headers)
+            (*RESPONSE_HEADERS, *sorted(self.expose_headers))
         )
         return headers

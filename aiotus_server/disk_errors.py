@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from logging import getLogger
 from typing import TYPE_CHECKING
 
-from .protocol.errors import StoreFailed, StoreFull
+from .protocol.errors import StoreFailed, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,5 +25,8 @@ def disk_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            _log.error("The store has no descriptor left: %s", error)
+            raise StoreUnavailable("there is no file descriptor left") from error
         _log.exception("The store failed")
         raise StoreFailed from error

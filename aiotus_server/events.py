@@ -8,6 +8,7 @@ from dataclasses import replace
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .body import no_progress
 from .disk_errors import disk_errors
 from .hooks import (
     AuthorizeEvent,
@@ -50,7 +51,7 @@ class Events:
         """The upload as the hooks want it. Its id is fit to be one, whoever made it."""
         if self._hooks.pre_create:
             upload = await self._shaped(upload, call)
-        if not UPLOAD_ID.fullmatch(upload.upload_id):
+        if not isinstance(upload.upload_id, str) or not UPLOAD_ID.fullmatch(upload.upload_id):
             _log.error("%r cannot be an upload's id", upload.upload_id)
             raise HookFailed
         return upload
@@ -82,13 +83,15 @@ class Events:
 
     def progress(self, upload: Upload, call: Call) -> Callable[[int], Awaitable[None]]:
         """What a body calls with the bytes received; ``post_receive``, not too often."""
+        if not self._hooks.post_receive:
+            return no_progress
         loop = asyncio.get_running_loop()
         interval = call.options.progress_interval.total_seconds()
         due, told = loop.time() + interval, 0
 
         async def report(received: int) -> None:
             nonlocal due, told
-            if self._hooks.post_receive and received > told and loop.time() >= due:
+            if received > told and loop.time() >= due:
                 due, told = loop.time() + interval, received
                 await self.received(replace(upload, offset=upload.offset + received), call)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _log = getLogger("aiotus_server")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class AuthorizeEvent:
     """Before the store is asked. ``verb`` is one of create, append, inspect, terminate, read;
     ``upload_id`` is None for create."""
@@ -31,7 +31,7 @@ class AuthorizeEvent:
     request: Any
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class HookEvent:
     """``upload`` is a snapshot; ``request`` is the web framework's, None where there is none.
 
@@ -45,7 +45,7 @@ class HookEvent:
     open: Callable[[], AbstractAsyncContextManager[Any]] = field(repr=False)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class CreateEvent(HookEvent):
     """Before an upload is created: set ``upload_id``, ``metadata`` or ``path``.
 
@@ -59,14 +59,14 @@ class CreateEvent(HookEvent):
     path: str | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class CreatedEvent(HookEvent):
     """After an upload was created: ``location`` may be set to another URL."""
 
     location: str | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class FinishEvent(HookEvent):
     """All bytes are in: ``status``, ``headers`` and ``body`` shape the last answer.
 
@@ -78,7 +78,7 @@ class FinishEvent(HookEvent):
     body: str | bytes = b""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class InterruptedEvent(HookEvent):
     """A body ended early; ``error`` says why. What came is kept, unless a checksum forbids."""
 

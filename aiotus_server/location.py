@@ -12,6 +12,28 @@ if TYPE_CHECKING:
     from .options import Options
 
 
+class LateMount:
+    """The mount point, looked for when it is asked about: most requests do not."""
+
+    __slots__ = ("_mount", "_options", "_request")
+
+    def __init__(self, request: web.Request, options: Options) -> None:
+        self._request = request
+        self._options = options
+        self._mount: Mount | None = None
+
+    def _found(self) -> Mount:
+        if self._mount is None:
+            self._mount = mount_of(self._request, self._options)
+        return self._mount
+
+    def upload_url(self, upload_id: str) -> str:
+        return self._found().upload_url(upload_id)
+
+    def upload_id(self, url: str) -> str:
+        return self._found().upload_id(url)
+
+
 def mount_of(request: web.Request, options: Options) -> Mount:
     path = request.rel_url.raw_path
     prefix = path.rpartition("/")[0] if "upload_id" in request.match_info else path.rstrip("/")
@@ -41,4 +63,6 @@ def origin_of_request(request: web.Request, options: Options) -> str | None:
 
 
 def _calls_for_path(name: str) -> bool:
+    if name[:1] not in "oOfFxX":
+        return False
     return name.lower() in ("origin", "forwarded") or name.lower().startswith("x-forwarded-")

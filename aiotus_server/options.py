@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .cors import Cors
 from .protocol.checksum import algorithms
 from .protocol.requests import Offer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 EXTENSIONS = frozenset(
     {
@@ -54,8 +55,24 @@ class Expiry:
     sliding: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.after, timedelta):
+            raise TypeError(f"Expiry.after must be a timedelta, not {self.after!r}")
         if self.after <= timedelta(0):
             raise ValueError("Expiry.after must be longer than nothing")
+
+
+# What a value must be, where another type would be noticed at some request only.
+_kinds: dict[str, tuple[Any, ...]] = {
+    "max_size": (int, type(None)),
+    "expiry": (Expiry, type(None)),
+    "location": (str,),
+    "cors": (Cors, type(None)),
+    "read_timeout": (timedelta,),
+    "lock_timeout": (timedelta,),
+    "progress_interval": (timedelta,),
+    "reserve": (int,),
+    "new_id": (Callable,),
+}
 
 
 def random_id() -> str:
@@ -107,6 +124,7 @@ class Options:
     new_id: Callable[[], str] = random_id
 
     def __post_init__(self) -> None:
+        self._check_types()
         _require(self.max_size is None or self.max_size >= 0, "max_size must not be negative")
         _require(self.reserve >= 0, "reserve must not be negative")
         _require(
@@ -126,6 +144,16 @@ class Options:
             "public_prefixes must be a sequence of paths, not one text",
         )
         self._check_location()
+
+    def _check_types(self) -> None:
+        for name, kinds in _kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds):
+                raise TypeError(f"{name} cannot be {value!r}")
+        _require(
+            not isinstance(self.algorithms, str),
+            "algorithms must be a tuple of names, not one text",
+        )
 
     def _check_location(self) -> None:
         if self.location in ("auto", "path", "absolute"):

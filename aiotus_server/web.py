@@ -7,16 +7,20 @@ is ever cancelled: a request that aiohttp cancels has its body interrupted inste
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, suppress
 from logging import getLogger
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from aiohttp import HttpVersion11, web
 
 from . import _aiohttp
 from .call import Call
-from .location import mount_of
+from .hooks import Hooks
+from .location import LateMount
+from .locks import Locker
 from .options import Options
 from .protocol import download, responses
 from .protocol.checksum import SLOW, Checksum, TrailingChecksum, parse_checksum_trailer
@@ -40,15 +44,10 @@ from .protocol.headers import (
 )
 from .protocol.requests import Append, Create, Offer, parse_append, parse_create
 from .protocol.responses import Answer
-from .protocol.uploads import UPLOAD_ID, Upload
+from .protocol.uploads import UPLOAD_ID
 from .server import Server
 from .stores.base import ReadableStore, Store
 from .sweeper import Sweeper
-
-if TYPE_CHECKING:
-    from .hooks import Hooks
-    from .locks import Locker
-    from .urls import Mount
 
 _log = getLogger("aiotus_server")
 _T = TypeVar("_T")
@@ -57,7 +56,9 @@ _Verb = Callable[[web.Request, Call, str], Awaitable[web.StreamResponse]]
 # What aiohttp's router finds again as it was written; {name} is its own notation.
 _prefix = re.compile(r"(?:/(?:[A-Za-z0-9._~-]|\{[^{}]+\})+)*")
 
-OptionsFor = Callable[[web.Request], Options | None]
+MAX_OFFERS = 256
+
+OptionsFor = Callable[[web.Request], Options | Awaitable[Options | None] | None]
 
 
 class TusRoutes(Sequence[web.RouteDef]):
@@ -101,12 +102,18 @@ def tus_routes(
 ) -> TusRoutes:
     """Routes that receive tus uploads into ``store`` at ``prefix`` and below it.
 
-    ``options`` is a value, or a function of the request that returns one, None for 404.
+    ``options`` is a value, or a function of the request, sync or async, that returns one, None
+    for 404.
     ``locker`` is a MemoryLocker unless several processes share the store. ``adapt_aiohttp``
     makes aiohttp's servers in this process create connections that keep request trailers and
     end bodies when the application stops; without it ``checksum-trailer`` is not offered.
-    Call it before the server accepts connections. Raises ValueError for a bad prefix.
+    Call it before the server accepts connections. Raises ValueError for a bad prefix, TypeError
+    for what is no store, options, hooks or locker.
     """
+    _check_type("store", store, Store)
+    _check_type("hooks", hooks, Hooks, type(None))
+    _check_type("locker", locker, Locker, type(None))
+    _check_type("options", options, Options, Callable, type(None))
     prefix = prefix.rstrip("/")
     if not _prefix.fullmatch(prefix):
         raise ValueError("the prefix must be a path of A-Za-z0-9._~- that starts with a slash")
@@ -116,6 +123,11 @@ def tus_routes(
         _log.warning("The checksum %s is slow here: crcmod has no C extension", name)
     server = Server(store, hooks=hooks, locker=locker)
     return TusRoutes(_Handler(server, options or Options()), prefix)
+
+
+def _check_type(name: str, value: object, *kinds: Any) -> None:
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} cannot be {value!r}")
 
 
 def setup(
@@ -142,6 +154,7 @@ class _Handler:
         self._options = options
         self._sweeper = Sweeper(server)
         self._running = False
+        self._offers: dict[tuple[int, bool], tuple[Options, Offer]] = {}
         self._verbs: dict[str, _Verb] = {
             "PATCH": self._append,
             "HEAD": self._inspect,
@@ -163,7 +176,7 @@ class _Handler:
         method = method_of(request.method, request.headers)
         options: Options | None = None
         try:
-            options = self._options_for(request)
+            options = await self._options_for(request)
             response = await self._dispatch(request, method, options)
         except TusError as error:
             response = _failed(request, method, error)
@@ -181,10 +194,12 @@ class _Handler:
         checks have passed."""
         return None
 
-    def _options_for(self, request: web.Request) -> Options:
+    async def _options_for(self, request: web.Request) -> Options:
         if isinstance(self._options, Options):
             return self._options
         options = self._options(request)
+        if inspect.isawaitable(options):
+            options = await options
         if options is None:
             raise UploadNotFound
         return options
@@ -192,7 +207,7 @@ class _Handler:
     async def _dispatch(
         self, request: web.Request, method: str, options: Options
     ) -> web.StreamResponse:
-        offer = options.offer(self.server.capabilities, trailers=_aiohttp.reads_trailers(request))
+        offer = self._offer_of(options, trailers=_aiohttp.reads_trailers(request))
         upload_id = request.match_info.get("upload_id") or None
         if method == "OPTIONS":
             check_override(request.headers)
@@ -204,7 +219,7 @@ class _Handler:
         allowed = self._allowed(upload_id, offer, options)
         if method not in allowed:
             raise MethodNotAllowed(allowed)
-        mount = mount_of(request, options)
+        mount = LateMount(request, options)
         call = Call(options, offer, mount.upload_url, request)
         await self.server.events.authorize(_VERBS[method], upload_id, request)
         if not self._running:
@@ -216,6 +231,17 @@ class _Handler:
             raise UploadNotFound
         return await self._verbs[method](request, call, upload_id)
 
+    def _offer_of(self, options: Options, *, trailers: bool) -> Offer:
+        """Worked out once for each value of the options, not for each request."""
+        key = (id(options), trailers)
+        known = self._offers.get(key)
+        if known is None or known[0] is not options:
+            if len(self._offers) > MAX_OFFERS:
+                self._offers.clear()  # a function that makes new options every time
+            known = (options, options.offer(self.server.capabilities, trailers=trailers))
+            self._offers[key] = known
+        return known[1]
+
     def _allowed(self, upload_id: str | None, offer: Offer, options: Options) -> list[str]:
         if upload_id is None:
             return ["OPTIONS", *(["POST"] if "creation" in offer.extensions else [])]
@@ -226,7 +252,7 @@ class _Handler:
             allowed.append("GET")
         return allowed
 
-    async def _create(self, request: web.Request, call: Call, mount: Mount) -> web.Response:
+    async def _create(self, request: web.Request, call: Call, mount: LateMount) -> web.Response:
         create = parse_create(
             request.headers,
             body_length=_aiohttp.body_length(request),
@@ -234,7 +260,9 @@ class _Handler:
             upload_id_of=mount.upload_id,
         )
         source = _source(request, create, call)
-        upload, location = await _to_the_end(self.server.create(create, source, call), source)
+        upload, location = await _to_the_end(
+            request, self.server.create(create, source, call), source
+        )
         with_upload = is_offset_octet_stream(request.headers)
         return _response(responses.created(upload, location, with_upload=with_upload))
 
@@ -247,15 +275,17 @@ class _Handler:
         except TusError:
             await self.server.refuse_final(upload_id)
             raise
-        upload = await _to_the_end(self.server.append(upload_id, append, source, call), source)
+        upload = await _to_the_end(
+            request, self.server.append(upload_id, append, source, call), source
+        )
         return _response(responses.appended(upload))
 
     async def _inspect(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
-        upload = await _to_the_end(self.server.inspect(upload_id, call))
+        upload = await _to_the_end(request, self.server.inspect(upload_id, call))
         return _response(responses.inspected(upload))
 
     async def _terminate(self, request: web.Request, call: Call, upload_id: str) -> web.Response:
-        await _to_the_end(self.server.terminate(upload_id, call))
+        await _to_the_end(request, self.server.terminate(upload_id, call))
         return _response(responses.terminated())
 
     async def _read(self, request: web.Request, call: Call, upload_id: str) -> web.StreamResponse:
@@ -266,22 +296,19 @@ class _Handler:
         )
         response.content_length = selection.stop - selection.start
         _mark(request, response, call.options, preflight=False)
-        pieces = self._pieces(upload, selection)
-        # The first piece before the head: what cannot be opened can still be told.
-        first = await anext(pieces, b"")
-        await response.prepare(request)
-        if first:
-            await response.write(first)
-        async for piece in pieces:
-            await response.write(piece)
-        await response.write_eof()
-        return response
-
-    async def _pieces(self, upload: Upload, selection: download.Selection) -> AsyncIterator[bytes]:
         assert isinstance(self.server.store, ReadableStore)
-        if selection.start < selection.stop:
-            async for piece in self.server.store.read(upload, selection.start, selection.stop):
-                yield piece
+        async with aclosing(
+            self.server.store.read(upload, selection.start, selection.stop)
+        ) as pieces:
+            # The first piece before the head: what cannot be opened can still be told.
+            first = await anext(pieces, b"") if response.content_length else b""
+            with suppress(ConnectionError):  # a client that leaves is no error
+                await response.prepare(request)
+                if first:
+                    await response.write(first)
+                    async for piece in pieces:
+                        await response.write(piece)
+        return response
 
     def _run(self) -> None:
         """What goes on in the background. With ``add_routes`` alone the first request starts
@@ -329,10 +356,14 @@ def _source(request: web.Request, asked: Create | Append, call: Call) -> _aiohtt
 
 
 async def _to_the_end(
-    work: Coroutine[Any, Any, _T], source: _aiohttp.RequestSource | None = None
+    request: web.Request,
+    work: Coroutine[Any, Any, _T],
+    source: _aiohttp.RequestSource | None = None,
 ) -> _T:
     """Run ``work`` to its end even if aiohttp cancels the request: a body ends early instead,
     so that its bytes are kept and no lock or descriptor is left behind."""
+    if not _aiohttp.may_cancel(request):
+        return await work
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

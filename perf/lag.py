@@ -32,12 +32,12 @@ def abandon(folder: Path, count: int) -> None:
     expires = datetime.now(UTC) - timedelta(hours=1)
     for number in range(count):
         upload_id = f"abandoned-{number}"
-        shard = folder / layout.path(upload_id).parent.name
-        layout.shard(upload_id)
+        layout.make_shard(upload_id)
+        path = layout.path(upload_id)
         upload = Upload(upload_id, 0, 10, expires - timedelta(hours=1), expires=expires)
-        (shard / upload_id).write_bytes(b"12345")
-        (shard / f"{upload_id}.info").write_bytes(infofile.encode(upload))
-        ExpiryJournal(layout.folder("expiry")).add(upload_id, expires.timestamp())
+        path.write_bytes(b"12345")
+        path.with_name(f"{upload_id}.info").write_bytes(infofile.encode(upload))
+        ExpiryJournal(layout.fd).add(upload_id, expires.timestamp())
     layout.close()
 
 

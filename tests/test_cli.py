@@ -265,7 +265,7 @@ def test_a_repeated_flag_adds_up_but_not_to_the_variable() -> None:
     given = ("--cors-origin=https://a.example", "--cors-origin=https://b.example")
     cors = options(*given, AIOTUS_CORS_ORIGIN="https://c.example").cors
     assert cors is not None
-    assert cors.origins == ("https://a.example", "https://b.example")
+    assert cors.origins == {"https://a.example", "https://b.example"}
 
 
 @pytest.mark.parametrize("text", ["1", "true", "YES", "On"])

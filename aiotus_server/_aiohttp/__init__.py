@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
-from aiohttp import web_protocol, web_server
+from aiohttp import web, web_protocol, web_server
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
@@ -23,6 +23,7 @@ from .connection import (
     drop,
     expects_continue,
     lost_trailer,
+    may_cancel,
     reads_trailers,
 )
 from .parser import TrailerParser, TrailerStream
@@ -39,10 +40,21 @@ def usable() -> bool:
 
 def missing_names() -> list[str]:
     needed = [
-        (RequestHandler, ("_read_bufsize", "finish_response", "close", "force_close")),
-        (RequestHandler, ("_parser", "_loop", "transport", "connection_lost")),
+        (
+            RequestHandler,
+            (
+                "_read_bufsize",
+                "finish_response",
+                "close",
+                "force_close",
+                "_messages",
+                "_current_request",
+            ),
+        ),
+        (RequestHandler, ("_parser", "_manager", "_loop", "transport", "connection_lost")),
         (StreamReader, ("_buffer", "_buffer_offset", "total_bytes", "feed_data", "feed_eof")),
         (web_server, ("RequestHandler",)),
+        (web.BaseRequest, ("read", "content")),
         (web_protocol, ("MAX_MSG_QUEUE_SIZE",)),
     ]
     return [name for owner, names in needed for name in names if not hasattr(owner, name)]
@@ -71,6 +83,7 @@ __all__ = [
     "expects_continue",
     "install",
     "lost_trailer",
+    "may_cancel",
     "missing_names",
     "reads_trailers",
     "usable",

@@ -13,6 +13,7 @@ from ..protocol.errors import ServerStopping
 from .parser import TrailerParser, TrailerStream
 
 if TYPE_CHECKING:
+    from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
 
     from .source import RequestSource
@@ -29,11 +30,12 @@ KEEP_SIZE = 1024 * 1024  # bytes
 class TusRequestHandler(RequestHandler):
     """aiohttp's connection, which keeps trailers and can be asked to stop."""
 
-    __slots__ = ("_draining", "_refused", "_stopping", "tus_source")
+    __slots__ = ("_draining", "_refused", "_stopping", "tus_source", "unanswered")
 
     def __init__(self, manager: Any, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(manager, loop=loop, **kwargs)
         self.tus_source: RequestSource | None = None
+        self.unanswered: tuple[RawRequestMessage, StreamReader] | None = None  # the last
         self._stopping = False
         self._draining: asyncio.Timeout | None = None
         self._refused: StreamReader | None = None  # a body that nobody reads
@@ -48,6 +50,21 @@ class TusRequestHandler(RequestHandler):
         super().connection_lost(exc)
         if self._refused is not None:
             self._refused.feed_eof()  # nobody need wait for the rest
+
+    def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio's signature
+        """A client that has sent all of its request may close its half, and hear the answer."""
+        if not self._owes_answer() or self.ssl_context is not None:
+            return super().eof_received()
+        super().close()
+        return True
+
+    def _owes_answer(self) -> bool:
+        """Whether the last request that came is a tus request, whole and not answered. Others
+        may count on being told when their client goes."""
+        if self.unanswered is None:
+            return False
+        message, payload = self.unanswered
+        return "Tus-Resumable" in message.headers and payload.is_eof()
 
     def close(self) -> None:
         """aiohttp shuts down: bodies end now, not when its time limit is over."""
@@ -66,6 +83,8 @@ class TusRequestHandler(RequestHandler):
 
     async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> Any:
         source, self.tus_source, self._refused = self.tus_source, None, None
+        if not self._messages:
+            self.unanswered = None
         payload = request.content
         if payload.is_eof():
             return await super().finish_response(request, resp, start_time)
@@ -139,6 +158,15 @@ def close_after(request: web.BaseRequest, response: web.StreamResponse) -> None:
     the next request."""
     if expects_continue(request) and not request.content.is_eof():
         response.force_close()
+
+
+def may_cancel(request: web.BaseRequest) -> bool:
+    """Whether the host wants handlers cancelled when their client goes, or may, as far as is
+    known. When aiohttp's patience is at its end in a shutdown, it cancels whatever still runs."""
+    protocol = request.protocol
+    if not isinstance(protocol, TusRequestHandler) or protocol._manager is None:
+        return True
+    return protocol._manager.handler_cancellation
 
 
 def drop(request: web.BaseRequest) -> None:

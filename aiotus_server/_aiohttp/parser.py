@@ -115,7 +115,8 @@ class TrailerParser:
         messages, tail = self._feed(data[:end])
         if messages and not self._upgraded:
             message, payload = messages[-1]
-            messages = [*messages[:-1], (message, self._expect_body_of(message, payload))]
+            self._handler.unanswered = (message, self._expect_body_of(message, payload))
+            messages = [*messages[:-1], self._handler.unanswered]
         return messages, tail + data[end:]
 
     def _expect_body_of(self, message: RawRequestMessage, payload: StreamReader) -> StreamReader:

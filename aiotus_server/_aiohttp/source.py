@@ -41,10 +41,18 @@ class RequestSource(Source):
         self._read_timeout = read_timeout
         self._parse_trailers = parse_trailers
         self._loop = asyncio.get_running_loop()
+        # A middleware may have read the body, with request.read() say.
+        self._read_before = request._read_bytes or b""
+        self._given = 0
         self._silence = 0.0  # seconds that were waited in vain since the last byte
         self._waiting: asyncio.Timeout | None = None
         if isinstance(request.protocol, TusRequestHandler):
             request.protocol.adopt(self)
+
+    @property
+    def arrived(self) -> bool:
+        """Whether all of the request has come."""
+        return self._content.is_eof()
 
     async def read(self, patience: float | None = None) -> bytes | None:
         try:
@@ -60,7 +68,7 @@ class RequestSource(Source):
         if self.interrupted is not None:
             raise self.interrupted
         if self._content.at_eof():
-            return b""
+            return self._end()
         await self._continue()
         begun, left = self._loop.time(), self._read_timeout - self._silence
         try:
@@ -76,12 +84,22 @@ class RequestSource(Source):
         finally:
             self._waiting = None
         self._silence = 0.0
-        return data
+        self._given += len(data)
+        return data or self._end()
+
+    def _end(self) -> bytes:
+        if self.length is not None and self._given < self.length:
+            raise BodyCutShort  # a middleware has taken the rest from the stream
+        return b""
 
     def read_whole(self) -> list[bytes] | None:
         if not self._content.is_eof():
             return None
         data = self._arrived()
+        if self.length is not None and self._given < self.length:
+            self._read_before = data  # not whole: ``read`` will say so
+            self._given -= len(data)
+            return None
         return [data] if data else []
 
     def interrupt(self, error: TusError) -> None:
@@ -96,12 +114,15 @@ class RequestSource(Source):
 
     def _arrived(self) -> bytes:
         """What is buffered. When the client has gone, aiohttp would raise instead."""
-        if self._content.exception() is None:
+        if self._read_before:
+            data, self._read_before = self._read_before, b""
+        elif self._content.exception() is None:
             data = self._content.read_nowait()
         else:
             data = _salvage(self._content)
         if data:
             self._silence = 0.0
+            self._given += len(data)
         return data
 
     def _nothing_came(self, seconds: float) -> bytes | None:

@@ -92,7 +92,7 @@ class ContentCodingUnsupported(TusError):
     status = 415
 
     def __init__(self) -> None:
-        super().__init__("A body must come without Content-Encoding.")
+        super().__init__("A body must come without a coding, but for chunks.")
 
 
 class ExpectationUnknown(TusError):
@@ -367,3 +367,4 @@ class StoreUnavailable(TusError):
         """``explanation`` is for the log; the client is not told about paths."""
         self.explanation = explanation
         super().__init__("The store is not available now.")
+        self.add_note(explanation)

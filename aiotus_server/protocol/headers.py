@@ -113,9 +113,12 @@ def check_content_type(fields: Fields) -> None:
 
 def check_content_coding(fields: Fields) -> None:
     """Offsets count the bytes that the client holds, not what a coding makes of them."""
-    for value in fields.getall("Content-Encoding", ()):
-        if any(coding.strip(" \t").lower() not in ("", "identity") for coding in value.split(",")):
-            raise ContentCodingUnsupported
+    content = ",".join(fields.getall("Content-Encoding", ())).lower().split(",")
+    transfer = ",".join(fields.getall("Transfer-Encoding", ())).lower().split(",")
+    if any(coding.strip(" \t") not in ("", "identity") for coding in content):
+        raise ContentCodingUnsupported
+    if any(coding.strip(" \t") not in ("", "chunked") for coding in transfer):
+        raise ContentCodingUnsupported
 
 
 def announces_checksum_trailer(fields: Fields) -> bool:

@@ -153,7 +153,7 @@ class ReadableStore(Store):
     """The bytes of an upload can be read back."""
 
     @abstractmethod
-    def read(self, upload: Upload, start: int, stop: int) -> AsyncIterator[bytes]:
+    def read(self, upload: Upload, start: int, stop: int) -> AsyncGenerator[bytes]:
         """The bytes from ``start`` up to, not including, ``stop``, in pieces."""
 
     @asynccontextmanager

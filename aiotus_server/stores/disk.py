@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..body import Body
     from ..protocol.uploads import Outcome, Upload
 
-READ_PIECE = 1024 * 1024  # bytes
+READ_PIECE = 256 * 1024  # bytes
 
 
 class DiskStore(
@@ -69,7 +69,9 @@ class DiskStore(
     def _open(self, shared: bool) -> None:
         if self._opened is None:
             try:
-                self._opened = Files(Layout(self.root, shared=shared), self.durability)
+                files = Files(Layout(self.root, shared=shared), self.durability)
+                files.tidy()
+                self._opened = files
             except OSError as error:
                 why = f"{self.root} cannot be opened: {error}"
                 raise StoreUnavailable(why) from error
@@ -172,11 +174,8 @@ class DiskStore(
         async with aiofiles.open(self.path(upload), "rb") as file:
             yield file
 
-    async def read(self, upload: Upload, start: int, stop: int) -> AsyncIterator[bytes]:
-        try:
-            fd = await threads.quick.run(os.open, self.path(upload), os.O_RDONLY)
-        except FileNotFoundError:
-            raise UploadNotFound from None
+    async def read(self, upload: Upload, start: int, stop: int) -> AsyncGenerator[bytes]:
+        fd = await threads.quick.run(self._files.open_for_reading, upload)
         try:
             while start < stop:
                 size = min(READ_PIECE, stop - start)

@@ -3,7 +3,9 @@ all that belongs together."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -50,41 +52,45 @@ class Files:
 
     def __init__(self, layout: Layout, durability: Durability) -> None:
         self._layout = layout
+        self._root = layout.fd
+        self._name = layout.name
         self._durability = durability
-        self.journal = ExpiryJournal(layout.folder("expiry"))
+        self.journal = ExpiryJournal(layout.fd)
         self.close = layout.close
 
     def get(self, upload_id: str) -> Upload:
         if not UPLOAD_ID.fullmatch(upload_id):
             raise UploadNotFound
-        shard = self._layout.shard(upload_id)
         try:
-            upload = infofile.decode(upload_id, _read(f"{upload_id}.info", shard))
+            upload = infofile.decode(upload_id, self._read(f"{self._name(upload_id)}.info"))
             if upload.published:
                 return replace(upload, offset=upload.length or 0)
-            facts = os.stat(upload_id, dir_fd=shard, follow_symlinks=False)
+            facts = os.stat(self._name(upload_id), dir_fd=self._root, follow_symlinks=False)
         except FileNotFoundError:
             raise UploadNotFound from None
         except ValueError as error:
             _log.error("The info file of %s cannot be read: %s", upload_id, error)
             raise UploadNotFound from None
-        return self._snapshot(upload, facts)
+        return self._snapshot(upload, facts, self._mark(upload_id))
 
-    def _snapshot(self, upload: Upload, facts: os.stat_result) -> Upload:
-        offset, unverified = facts.st_size, False
+    def _mark(self, upload_id: str) -> int | None:
+        """Where unverified bytes begin, if there are any."""
         with suppress(FileNotFoundError, ValueError):
-            offset = int(_read(upload.upload_id, self._layout.folder("unverified")))
-            unverified = True
+            return int(self._read(f"unverified/{upload_id}"))
+        return None
+
+    def _snapshot(self, upload: Upload, facts: os.stat_result, mark: int | None = None) -> Upload:
+        offset = facts.st_size if mark is None else mark
         expires = upload.expires
         if upload.lifetime is not None:
             expires = datetime.fromtimestamp(facts.st_mtime, UTC) + upload.lifetime
-        return replace(upload, offset=offset, unverified=unverified, expires=expires)
+        return replace(upload, offset=offset, unverified=mark is not None, expires=expires)
 
     def create(self, upload: Upload, body: Body, whole: bool) -> Upload:
-        upload_id, shard = upload.upload_id, self._layout.shard(upload.upload_id)
         _check_path(upload)
+        self._layout.make_shard(upload.upload_id)
         try:
-            fd = os.open(upload_id, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=shard)
+            fd = self._open(upload, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             raise UploadExists from None
         with self._undone_on_error(upload), closing(fd):
@@ -103,10 +109,10 @@ class Files:
         if upload.expires is not None:
             self.journal.add(upload.upload_id, upload.expires.timestamp())
         for part in _waited_for(upload):
-            waiting = self._layout.folder("waiting")
             with suppress(FileExistsError):
-                os.mkdir(part, dir_fd=waiting)
-            os.close(os.open(f"{part}/{upload.upload_id}", os.O_CREAT, 0o666, dir_fd=waiting))
+                os.mkdir(f"waiting/{part}", dir_fd=self._root)
+            name = f"waiting/{part}/{upload.upload_id}"
+            os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
 
     @contextmanager
     def _undone_on_error(self, upload: Upload) -> Iterator[None]:
@@ -122,21 +128,24 @@ class Files:
             return self._appended(upload, fd)
 
     def begin_append(self, upload: Upload, atomic: bool) -> int:
-        fd = self._open_data(upload)
         if atomic:
             # "The uploaded chunk MUST be discarded": so it must be known where it began,
             # before the first of its bytes, and after a crash.
-            _write(upload.upload_id, str(upload.offset).encode(), self._layout.folder("unverified"))
-        return fd
+            self._write(f"unverified/{upload.upload_id}", str(upload.offset).encode())
+        return self._open_data(upload)
 
     def end_append(self, upload: Upload, body: Body, fd: int) -> Upload:
         with closing(fd):
-            if body.atomic and body.error is None:
-                self._unmark(upload)
-            return self._appended(upload, fd)
+            if not body.atomic:
+                return self._appended(upload, fd)
+            if body.error is not None:
+                return self._appended(upload, fd, mark=upload.offset)
+            after = self._appended(upload, fd)
+            self._unmark(upload)
+            return after
 
-    def _appended(self, upload: Upload, fd: int) -> Upload:
-        upload = self._snapshot(upload, os.fstat(fd))
+    def _appended(self, upload: Upload, fd: int, mark: int | None = None) -> Upload:
+        upload = self._snapshot(upload, os.fstat(fd), mark)
         if self._must_sync(upload):
             _datasync(fd)
             if upload.complete:
@@ -151,12 +160,24 @@ class Files:
 
     def _unmark(self, upload: Upload) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(upload.upload_id, dir_fd=self._layout.folder("unverified"))
+            os.unlink(f"unverified/{upload.upload_id}", dir_fd=self._root)
+
+    def open_for_reading(self, upload: Upload) -> int:
+        """A descriptor of the bytes, wherever they are."""
+        try:
+            if upload.published and upload.path:
+                return os.open(upload.path, os.O_RDONLY)
+            return self._open(upload, os.O_RDONLY)
+        except FileNotFoundError:
+            raise UploadNotFound from None
+
+    def _open(self, upload: Upload, flags: int) -> int:
+        name = self._name(upload.upload_id)
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666, dir_fd=self._root)
 
     def _open_data(self, upload: Upload) -> int:
-        shard = self._layout.shard(upload.upload_id)
         try:
-            return os.open(upload.upload_id, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=shard)
+            return self._open(upload, os.O_WRONLY)
         except FileNotFoundError:
             raise UploadNotFound from None
 
@@ -166,12 +187,12 @@ class Files:
 
     def _write_info(self, upload: Upload) -> None:
         """Atomic: the old info file or the new one, never half of one."""
-        shard, name = self._layout.shard(upload.upload_id), f"{upload.upload_id}.info"
+        name = f"{self._name(upload.upload_id)}.info"
         fresh = f"{name}.new"
-        _write(fresh, infofile.encode(upload), shard, sync=self._must_sync(upload))
-        os.rename(fresh, name, src_dir_fd=shard, dst_dir_fd=shard)
+        self._write(fresh, infofile.encode(upload), sync=self._must_sync(upload))
+        os.rename(fresh, name, src_dir_fd=self._root, dst_dir_fd=self._root)
         if self._must_sync(upload):
-            os.fsync(shard)
+            self._layout.sync_shard(upload.upload_id)
 
     def _must_sync(self, upload: Upload) -> bool:
         if self._durability is Durability.COMPLETE:
@@ -180,10 +201,10 @@ class Files:
 
     def _sync_facts(self, upload: Upload) -> None:
         """The info file and the folder, which creation may have left to the kernel."""
-        shard = self._layout.shard(upload.upload_id)
-        with closing(os.open(f"{upload.upload_id}.info", os.O_RDONLY, dir_fd=shard)) as fd:
+        name = f"{self._name(upload.upload_id)}.info"
+        with closing(os.open(name, os.O_RDONLY, dir_fd=self._root)) as fd:
             os.fsync(fd)
-        os.fsync(shard)
+        self._layout.sync_shard(upload.upload_id)
 
     def finish(self, upload: Upload) -> Upload:
         if upload.path is not None and not upload.published:
@@ -196,94 +217,125 @@ class Files:
             upload = replace(upload, published=True)
         self._write_info(upload)
         if upload.published:
-            self._remove(upload.upload_id, self._layout.shard(upload.upload_id))
+            self._remove(self._name(upload.upload_id))
         return upload
 
     def terminate(self, upload: Upload) -> None:
-        upload_id, shard = upload.upload_id, self._layout.shard(upload.upload_id)
-        for name in (f"{upload_id}.info", f"{upload_id}.info.new", upload_id):
-            self._remove(name, shard)
+        name = self._name(upload.upload_id)
+        for file in (f"{name}.info", f"{name}.info.new", name):
+            self._remove(file)
         self._unmark(upload)
         self._remove_waiting(upload)
         if self._durability is Durability.ALWAYS:
-            os.fsync(shard)
+            self._layout.sync_shard(upload.upload_id)
 
     def _remove_waiting(self, upload: Upload) -> None:
-        waiting = self._layout.folder("waiting")
         for part in _waited_for(upload):
-            self._remove(f"{part}/{upload.upload_id}", waiting)
-            with suppress(OSError):  # others wait for it too
-                os.rmdir(part, dir_fd=waiting)
+            self._remove_mark(part, upload.upload_id)
 
-    def _remove(self, name: str, folder: int) -> None:
+    def _remove_mark(self, part: str, final: str) -> None:
+        self._remove(f"waiting/{part}/{final}")
+        with suppress(OSError):  # others wait for it too
+            os.rmdir(f"waiting/{part}", dir_fd=self._root)
+
+    def _remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=folder)
+            os.unlink(name, dir_fd=self._root)
 
     def waiting_for(self, upload_id: str) -> list[str]:
         try:
-            fd = os.open(
-                upload_id, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._layout.folder("waiting")
-            )
+            return self._list(f"waiting/{upload_id}")
         except FileNotFoundError:
             return []
-        with closing(fd):
-            return os.listdir(fd)
 
     def waiting(self) -> list[str]:
-        parts = os.listdir(self._layout.folder("waiting"))
-        return sorted({final for part in parts for final in self.waiting_for(part)})
+        waiting: set[str] = set()
+        for part in self._list("waiting"):
+            for final in self.waiting_for(part):
+                if self._is_waiting(final):
+                    waiting.add(final)
+                elif self._is_old(f"waiting/{part}/{final}"):
+                    self._remove_mark(part, final)  # a crash left it
+        return sorted(waiting)
+
+    def tidy(self) -> None:
+        """Remove what a crash left half-built. What another process builds now is locked."""
+        for name in self._list("joining"):
+            flags = os.O_RDONLY | os.O_NOFOLLOW
+            with (
+                closing(os.open(f"joining/{name}", flags, dir_fd=self._root)) as fd,
+                suppress(BlockingIOError),
+            ):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._remove(f"joining/{name}")
+
+    def _list(self, folder: str) -> list[str]:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        with closing(os.open(folder, flags, dir_fd=self._root)) as fd:
+            return os.listdir(fd)
+
+    def _is_old(self, name: str) -> bool:
+        """Older than a creation under way could be."""
+        with suppress(FileNotFoundError):
+            return time.time() - os.stat(name, dir_fd=self._root).st_mtime > 60
+        return False
 
     def concatenate(
         self, upload: Upload, parts: Sequence[Upload], stopped: Callable[[], bool]
     ) -> Upload:
-        upload_id, shard = upload.upload_id, self._layout.shard(upload.upload_id)
+        upload_id = upload.upload_id
         assert isinstance(upload.concat, Final)
         _check_path(upload)
+        self._layout.make_shard(upload_id)
         length = sum(part.offset for part in parts)
         joined = replace(
             upload, concat=replace(upload.concat, joined=True), length=length, offset=length
         )
-        building = f"{upload_id}.joining"
+        building, name = f"joining/{upload_id}", self._name(upload_id)
         try:
-            self._build(building, shard, parts, stopped, sync=self._must_sync(joined))
-            if self._is_waiting(upload_id, shard):
-                os.rename(building, upload_id, src_dir_fd=shard, dst_dir_fd=shard)
-            else:
-                os.link(building, upload_id, src_dir_fd=shard, dst_dir_fd=shard)
+            self._build(building, parts, stopped, sync=self._must_sync(joined))
+            appear = os.rename if self._is_waiting(upload_id) else os.link
+            appear(building, name, src_dir_fd=self._root, dst_dir_fd=self._root)
         except FileExistsError:
             raise UploadExists from None
         finally:
-            self._remove(building, shard)
+            self._remove(building)
         self._write_info(joined)
         self._remove_waiting(upload)
         return joined
 
-    def _is_waiting(self, upload_id: str, shard: int) -> bool:
+    def _is_waiting(self, upload_id: str) -> bool:
         try:
-            known = infofile.decode(upload_id, _read(f"{upload_id}.info", shard))
-        except FileNotFoundError:
+            text = self._read(f"{self._name(upload_id)}.info")
+            known = infofile.decode(upload_id, text)
+        except (FileNotFoundError, ValueError):
             return False
         return isinstance(known.concat, Final) and not known.concat.joined
 
     def _build(
-        self,
-        name: str,
-        shard: int,
-        parts: Iterable[Upload],
-        stopped: Callable[[], bool],
-        *,
-        sync: bool,
+        self, name: str, parts: Iterable[Upload], stopped: Callable[[], bool], *, sync: bool
     ) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
         offset = 0
-        with closing(os.open(name, flags, 0o666, dir_fd=shard)) as target:
+        with closing(os.open(name, flags, 0o666, dir_fd=self._root)) as target:
+            fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for part in parts:
-                shard_of_part = self._layout.shard(part.upload_id)
-                with closing(os.open(part.upload_id, os.O_RDONLY, dir_fd=shard_of_part)) as source:
+                with closing(self._open(part, os.O_RDONLY)) as source:
                     copy(source, target, part.offset, offset, stopped)
                 offset += part.offset
             if sync:
                 _datasync(target)
+
+    def _read(self, name: str) -> bytes:
+        with closing(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._root)) as fd:
+            return os.read(fd, os.fstat(fd).st_size)
+
+    def _write(self, name: str, text: bytes, *, sync: bool = False) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with closing(os.open(name, flags, 0o666, dir_fd=self._root)) as fd:
+            write_all(fd, [text], 0)
+            if sync:
+                os.fsync(fd)
 
 
 def _check_path(upload: Upload) -> None:
@@ -298,16 +350,3 @@ def _waited_for(upload: Upload) -> set[str]:
     if isinstance(upload.concat, Final) and not upload.concat.joined:
         return set(upload.concat.parts)
     return set()
-
-
-def _read(name: str, folder: int) -> bytes:
-    with closing(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)) as fd:
-        return os.read(fd, os.fstat(fd).st_size)
-
-
-def _write(name: str, text: bytes, folder: int, *, sync: bool = False) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with closing(os.open(name, flags, 0o666, dir_fd=folder)) as fd:
-        write_all(fd, [text], 0)
-        if sync:
-            os.fsync(fd)

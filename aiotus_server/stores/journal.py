@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 BUCKET = 60  # seconds
 _TAKEN = ".taken"
+_FOLDER = "expiry"
 
 
 class ExpiryJournal:
     """Lines of ``<seconds since 1970> <id>`` in files named for the start of their minute."""
 
-    def __init__(self, folder_fd: int) -> None:
-        self._folder = folder_fd
+    def __init__(self, root_fd: int) -> None:
+        self._root = root_fd
 
     def lock(self) -> int | None:
         """A descriptor that keeps all other sweeps out until it is closed, None if one is under
         way, in whatever process."""
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._folder)
+        fd = os.open(_FOLDER, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -35,9 +36,9 @@ class ExpiryJournal:
         return fd
 
     def add(self, upload_id: str, expires: float) -> None:
-        name = str(int(expires) // BUCKET * BUCKET)
+        name = _in_folder(str(int(expires) // BUCKET * BUCKET))
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        fd = os.open(name, flags, 0o666, dir_fd=self._folder)
+        fd = os.open(name, flags, 0o666, dir_fd=self._root)
         try:
             os.write(fd, f"{expires:.3f} {upload_id}\n".encode())
         finally:
@@ -49,7 +50,7 @@ class ExpiryJournal:
         The ids stay in the journal, under the token, until ``settle``: a sweep that is killed
         is made up for by the next. Hold the ``lock``.
         """
-        names = set(os.listdir(self._folder))
+        names = self._names()
         for start in sorted({name.removesuffix(_TAKEN) for name in names}):
             if start.isdecimal() and int(start) <= now:
                 token = self._take(start if start in names else start + _TAKEN, start)
@@ -63,24 +64,32 @@ class ExpiryJournal:
         """Forget what was taken under ``token`` but for ``kept``: ids and when they are due."""
         for upload_id, expires in kept:
             self.add(upload_id, expires)
-        os.unlink(token, dir_fd=self._folder)
+        os.unlink(_in_folder(token), dir_fd=self._root)
+
+    def _names(self) -> set[str]:
+        fd = os.open(_FOLDER, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            return set(os.listdir(fd))
+        finally:
+            os.close(fd)
 
     def _take(self, name: str, start: str) -> str:
         token = start + _TAKEN
         if name != token:
-            # What an earlier sweep left under the token comes back with the next name.
+            # What an earlier sweep left under the token comes back with the new name.
+            source, target = _in_folder(name), _in_folder(token)
             try:
-                os.link(name, token, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                os.link(source, target, src_dir_fd=self._root, dst_dir_fd=self._root)
             except FileExistsError:
                 for expires, upload_id in self._read(token):
                     self.add(upload_id, expires)
-                os.rename(name, token, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                os.rename(source, target, src_dir_fd=self._root, dst_dir_fd=self._root)
             else:
-                os.unlink(name, dir_fd=self._folder)
+                os.unlink(source, dir_fd=self._root)
         return token
 
     def _read(self, name: str) -> Iterator[tuple[float, str]]:
-        fd = os.open(name, os.O_RDONLY, dir_fd=self._folder)
+        fd = os.open(_in_folder(name), os.O_RDONLY, dir_fd=self._root)
         with open(fd, encoding="ascii", errors="replace") as lines:
             for line in lines:
                 expires, _, upload_id = line.rstrip("\n").partition(" ")
@@ -88,3 +97,7 @@ class ExpiryJournal:
                     yield float(expires), upload_id
                 except ValueError:
                     continue  # torn by a crash; access still finds the upload expired
+
+
+def _in_folder(name: str) -> str:
+    return f"{_FOLDER}/{name}"

@@ -2,18 +2,18 @@
 
 ``<root>/<2 hex>/<id>`` holds the bytes, ``<id>.info`` beside it the facts. ``expiry/``,
 ``unverified/`` and ``waiting/`` hold apart what must be found without reading every info
-file. Everything is opened relative to descriptors of these folders; an id has no dot and no
-slash, so no request can name a path.
+file, ``joining/`` what is being built. Everything is opened relative to a descriptor of the
+root; an id has no dot and no slash, so no request can name a path.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import gc
 import os
 import weakref
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..protocol.errors import StoreUnavailable
@@ -21,56 +21,62 @@ from ..protocol.errors import StoreUnavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
-FOLDERS = ("expiry", "unverified", "waiting")
+FOLDERS = ("expiry", "joining", "unverified", "waiting")
 
 
 class Layout:
-    """The open folders under ``root``, made as they are needed. Blocking: for threads.
+    """The folders under ``root``, made as they are needed. Blocking: for threads.
 
-    Raises StoreInUse, which says who is in the way, or OSError.
+    Names are relative to ``fd``, the descriptor of the root; that and the lock are all that is
+    kept open. Raises StoreInUse, which says who is in the way, or OSError.
     """
 
     def __init__(self, root: Path, *, shared: bool) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
-        self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        self._shards: list[int | None] = [None] * 256
-        self._folders: dict[str, int] = {}
-        self._fds = [self._root_fd]
+        self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self._fds = [self.fd]
+        self._made: set[str] = set()
         self.close = weakref.finalize(self, _close_all, self._fds)
         try:
             self._lock(shared=shared)
+            for name in FOLDERS:
+                self.make_folder(name)
         except BaseException:
             self.close()
             raise
-        for name in FOLDERS:
-            self._folders[name] = self._open_folder(name)
 
-    def shard(self, upload_id: str) -> int:
-        """The descriptor of the folder for ``upload_id``: spread by a hash, since hooks may
-        choose ids that are alike."""
-        index = _shard_of(upload_id)
-        fd = self._shards[index]
-        if fd is None:
-            fd = self._shards[index] = self._open_folder(f"{index:02x}")
-        return fd
-
-    def folder(self, name: str) -> int:
-        return self._folders[name]
+    def name(self, upload_id: str) -> str:
+        """Where the bytes are, below the root."""
+        return f"{_shard_of(upload_id):02x}/{upload_id}"
 
     def path(self, upload_id: str) -> Path:
         return path_of(self.root, upload_id)
 
-    def _open_folder(self, name: str) -> int:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, dir_fd=self._root_fd)
+    def make_shard(self, upload_id: str) -> None:
+        """The folder for ``upload_id``: spread by a hash, since hooks may choose ids that are
+        alike."""
+        name = f"{_shard_of(upload_id):02x}"
+        if name not in self._made:
+            self.make_folder(name)
+            self._made.add(name)
+
+    def make_folder(self, name: str) -> None:
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=self.fd)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        fd = os.open(name, flags, dir_fd=self._root_fd)
-        self._fds.append(fd)
-        return fd
+        os.close(os.open(name, flags, dir_fd=self.fd))  # a folder, and ours
+
+    def sync_shard(self, upload_id: str) -> None:
+        """Flush the names in the folder for ``upload_id``."""
+        fd = os.open(f"{_shard_of(upload_id):02x}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def _lock(self, *, shared: bool) -> None:
-        fd = os.open(".lock", os.O_RDWR | os.O_CREAT, 0o666, dir_fd=self._root_fd)
+        fd = os.open(".lock", os.O_RDWR | os.O_CREAT, 0o666, dir_fd=self.fd)
         self._fds.append(fd)
         how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..protocol.errors import UploadExists, UploadNotFound
+from .. import threads
+from ..protocol.errors import PathTaken, UploadExists, UploadNotFound
 from ..protocol.uploads import Final, Outcome, Upload
 from .base import (
     ChecksumStore,
@@ -17,11 +19,20 @@ from .base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from ..body import Body
 
 PIECE = 256 * 1024  # bytes
+
+
+def _publish(data: bytearray, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise PathTaken from None
 
 
 @dataclass
@@ -77,7 +88,10 @@ class MemoryStore(
 
     async def finish(self, upload: Upload, outcome: Outcome) -> Upload:
         entry = self._entry(upload.upload_id)
-        entry.upload = replace(entry.upload, outcome=outcome)
+        if upload.path is not None:
+            await threads.slow.run(_publish, entry.data, Path(upload.path))
+        published = upload.path is not None
+        entry.upload = replace(entry.upload, outcome=outcome, published=published)
         return self._snapshot(entry)
 
     async def terminate(self, upload: Upload) -> None:
@@ -124,7 +138,7 @@ class MemoryStore(
         concat = entry.upload.concat
         return concat.parts if isinstance(concat, Final) else ()
 
-    async def read(self, upload: Upload, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def read(self, upload: Upload, start: int, stop: int) -> AsyncGenerator[bytes]:
         data = self._entry(upload.upload_id).data
         for first in range(start, stop, PIECE):
             yield bytes(data[first : min(first + PIECE, stop)])

@@ -844,3 +844,26 @@ async def test_nothing_is_fetched(site: Site) -> None:
     assert not asked.is_set()
     listener.close()
     await listener.wait_closed()
+
+
+async def test_final_that_grows_too_large_is_given_up(serve: Serve) -> None:
+    """The sum can be known only when the length of a partial is."""
+    site = await serve(options=Options(max_size=8))
+    one = await site.upload(b"hello", Upload_Concat="partial")
+    two = await site.create(None, Upload_Concat="partial", Upload_Defer_Length="1")
+    final = await site.create(Upload_Concat=f"final;{one} {two}")
+    reply = await site.patch(two, 0, b"hello", Upload_Length="5")
+    assert (reply.status, reply.offset) == (204, 5)
+    assert (await site.head(final)).status in (404, 410)
+
+
+async def test_many_finals_wait_for_one_partial(serve: Serve) -> None:
+    site = await serve()
+    part = await site.create(5, Upload_Concat="partial")
+    finals = [await site.create(Upload_Concat=f"final;{part}") for _ in range(40)]
+    assert (await site.patch(part, 0, b"hello")).status == 204
+    async with asyncio.timeout(20):
+        for final in finals:
+            while "Upload-Offset" not in (await site.head(final)).headers:
+                await asyncio.sleep(0.01)
+            assert (await site.get(final)).body == b"hello"

@@ -444,3 +444,19 @@ async def test_other_verbs_are_done_when_the_host_cancels(tmp_path: Path) -> Non
             async with asyncio.timeout(1):
                 assert (await site.head(path)).status in (200, 404, 410)
                 assert (await site.delete(path)).status in (204, 404, 410)
+
+
+# The client closes its half
+
+
+async def test_a_client_that_closes_its_half_behind_a_request_is_answered(site: Site) -> None:
+    for size in (5, 200_000):
+        connection = await site.connect()
+        fields = {**TUS, **OCTETS, "Upload-Length": str(size), "Content-Length": str(size)}
+        await connection.send_head("POST", "/files", fields)
+        await connection.send(b"x" * size)
+        connection.writer.write_eof()
+        async with asyncio.timeout(3):
+            reply = await connection.reply()
+            assert (reply.status, reply.offset) == (201, size)
+            assert await connection.closed()

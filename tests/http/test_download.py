@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import logging
+import os
 import re
+import stat
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -444,3 +448,32 @@ async def test_download_switched_off_is_off(serve: Serve) -> None:
     reply = await site.request("POST", path, {"X-HTTP-Method-Override": "GET"})
     assert_refused(reply, 405)
     assert (await site.head(path)).offset == 10
+
+
+# A client that leaves
+
+
+async def test_client_that_leaves_in_mid_download_is_no_error(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = await serve()
+    path = await site.upload(os.urandom(8 * 1024 * 1024))
+    before = files_open()
+    for _ in range(5):
+        connection = await site.connect()
+        await connection.send_head("GET", path)
+        await connection.reader.readexactly(1000)
+        connection.reset()
+    async with asyncio.timeout(5):
+        while files_open() > before:
+            await asyncio.sleep(0.01)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def files_open() -> int:
+    """Regular files that this process has open."""
+    count = 0
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):
+            count += stat.S_ISREG(os.fstat(int(name)).st_mode)
+    return count

@@ -28,7 +28,17 @@ from aiotus_server import (
     sweep,
 )
 
-from .client import OCTETS, TUS, Reply, Site, chunked, head, serving, sha1
+from .client import (
+    OCTETS,
+    TUS,
+    Reply,
+    Site,
+    assert_refused,
+    chunked,
+    head,
+    serving,
+    sha1,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -1118,6 +1128,19 @@ async def test_finish_shapes_the_answer_to_a_creation(serve: Serve) -> None:
         assert (reply.status, reply.body) == (201, b"thanks")
         assert reply.headers["X-File"] == "42"
         assert reply.path.startswith("/files/")
+
+
+async def test_get_does_not_give_out_what_pre_finish_refused(serve: Serve) -> None:
+    hooks = Hooks()
+
+    @hooks.pre_finish
+    def refuse(event: Any) -> None:
+        raise Refuse(415, "no programs, please")
+
+    site = await serve(hooks=hooks)
+    path = await site.create(5)
+    assert (await site.patch(path, 0, b"hello")).status == 415
+    assert_refused(await site.get(path), 404)
 
 
 async def test_refusal_of_a_waiting_final_is_not_its_partials(
