@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from aiotus_server.protocol.uploads import Upload
 from aiotus_server.stores import infofile
@@ -66,22 +67,33 @@ def measure_bare() -> dict[str, float]:
         return result
 
 
-def measure_ours() -> dict[str, float]:
+def measure_ours(*what: str) -> dict[str, float]:
+    """The lag while ``what`` goes on at once: uploads, concatenation, sweep."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         abandon(Path(folder), DUE)
         with running("-m", "perf.subjects", "tus", "{port}", folder) as subject:
-            parts = [upload(subject.port, PART_SIZE, Upload_Concat="partial") for _ in range(PARTS)]
-            with ThreadPoolExecutor(UPLOADS + 2) as pool:
-                joined = pool.submit(concatenate, subject.port, parts)
-                swept = pool.submit(post, subject.port, "/sweep")
-                uploads(subject, pool)
-                joined.result()
-                swept.result()
+            parts = []
+            if "concatenation" in what:
+                parts = [
+                    upload(subject.port, PART_SIZE, Upload_Concat="partial") for _ in range(PARTS)
+                ]
+            with ThreadPoolExecutor(UPLOADS) as senders, ThreadPoolExecutor(2) as others:
+                under_way: list[Future[Any]] = []
+                if "concatenation" in what:
+                    under_way.append(others.submit(concatenate, subject.port, parts))
+                if "sweep" in what:
+                    under_way.append(others.submit(post, subject.port, "/sweep"))
+                if "uploads" in what:
+                    uploads(subject, senders)
+                for work in under_way:
+                    work.result()
             result: dict[str, float] = json.loads(subject.stop())
             return result
 
 
 def main() -> None:
+    everything = ("uploads", "concatenation", "sweep")
     for _ in range(3):
-        print("bare aiohttp ", measure_bare())  # noqa: T201
-        print("aiotus_server", measure_ours())  # noqa: T201
+        print("bare aiohttp, uploads", measure_bare())  # noqa: T201
+        for what in (everything, *((one,) for one in everything)):
+            print("aiotus_server,", " + ".join(what), measure_ours(*what))  # noqa: T201
