@@ -42,6 +42,8 @@ class Source(ABC):
     """
 
     length: int | None = None
+    # Bodies of which so many bytes are still to come may be pumped; None: none at all.
+    direct_from: int | None = None
     interrupted: TusError | None = None
     spent = False  # the bytes have been stored; what goes on is not about them
 
@@ -67,6 +69,24 @@ class Source(ABC):
     def trailing_checksum(self) -> Checksum | None:
         """The checksum in the trailer, after the end. Raises TusError when it is malformed."""
         return None
+
+    async def take_over(self) -> list[bytes] | None:
+        """Have the rest come by ``pump`` instead of ``read``: what has already arrived.
+
+        None if that cannot be done or is not worth it. Else ``give_back`` must follow.
+        """
+        return None
+
+    async def pump(self, fd: int, offset: int, limit: int, hashers: Mapping[str, Hasher]) -> int:
+        """Write what comes next to ``fd`` from ``offset`` on, ``limit`` bytes at most, and feed it
+        to ``hashers``: the number of bytes, at least one.
+
+        Raises TusErrors as ``read`` does, and OSError when the disk refuses.
+        """
+        raise NotImplementedError
+
+    def give_back(self) -> None:  # noqa: B027 - most have nothing to give back
+        """Nothing more will be pumped, whether or not the end has come."""
 
 
 class EmptySource(Source):
@@ -131,8 +151,10 @@ class Body:
 
     async def settle(self) -> None:
         """Give a small body, the head of which came first, a moment to arrive whole."""
-        length = self._source.length
+        length, direct_from = self._source.length, self._source.direct_from
         if length is None or length > SMALL_BODY or self.buffered():
+            return
+        if direct_from is not None and length >= direct_from:
             return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + GATHER_TIME
@@ -182,9 +204,45 @@ class Body:
     async def copy_to(self, fd: int, offset: int) -> None:
         """Write the body to ``fd`` from ``offset`` (bytes) on, hashing while it passes.
 
-        While one batch is written in a thread, the next is received. Raises OSError when the
-        disk refuses; what was written before stays written.
+        Raises OSError when the disk refuses; what was written before stays written.
         """
+        pieces = None if self._ended else await self._source.take_over()
+        if pieces is None:
+            await self._copy_pieces(fd, offset)
+        else:
+            try:
+                await self._copy_pumped(fd, offset, pieces)
+            finally:
+                self._source.give_back()
+        self._verify()
+
+    async def _copy_pumped(self, fd: int, offset: int, pieces: Sequence[bytes]) -> None:
+        held, self._held = self._held, []
+        held += [kept for piece in pieces if (kept := self._accept(piece))]
+        if held:
+            await threads.quick.run(self._hash_and_write, fd, held, offset)
+            offset += sum(map(len, held))
+        while not self._ended:
+            if self.received == self._source.length:
+                self._ended = True
+            elif self.received == self._limit:
+                self._end(self._too_long)
+            else:
+                offset += await self._pump_some(fd, offset)
+            await self.report()
+
+    async def _pump_some(self, fd: int, offset: int) -> int:
+        room = self._limit - self.received
+        try:
+            count = await self._source.pump(fd, offset, room, self._hashers)
+        except TusError as error:
+            self._end(error)
+            return 0
+        self.received += count
+        return count
+
+    async def _copy_pieces(self, fd: int, offset: int) -> None:
+        """While one batch is written in a thread, the next is received."""
         loop = asyncio.get_running_loop()
         batch, self._held = self._held, []
         size = sum(map(len, batch))
@@ -209,7 +267,6 @@ class Body:
         finally:
             if writing is not None:
                 await writing
-        self._verify()
 
     def _hash_and_write(self, fd: int, pieces: list[bytes], offset: int) -> None:
         write_all(fd, pieces, offset)

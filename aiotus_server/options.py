@@ -69,6 +69,7 @@ _kinds: dict[str, tuple[Any, ...]] = {
     "cors": (Cors, type(None)),
     "read_timeout": (timedelta,),
     "lock_timeout": (timedelta,),
+    "direct_from": (int, type(None)),
     "progress_interval": (timedelta,),
     "reserve": (int,),
     "new_id": (Callable,),
@@ -100,6 +101,8 @@ class Options:
     cors: for browsers; None sends no CORS headers.
     read_timeout: a body without a byte for so long ends early.
     lock_timeout: how long a request waits for the present holder of an upload to let go.
+    direct_from: bodies of which so many bytes are still to come are taken from the socket in
+        threads, where that can be done; None for never.
     progress_interval: shortest time between two ``post_receive`` of one body.
     reserve: free bytes below which no upload is created (507).
     new_id: makes upload ids: 1 to 64 of ``A-Za-z0-9_-``, unguessable, never twice the same.
@@ -119,6 +122,7 @@ class Options:
     cors: Cors | None = field(default_factory=Cors)
     read_timeout: timedelta = timedelta(seconds=60)
     lock_timeout: timedelta = timedelta(seconds=3)
+    direct_from: int | None = 1024 * 1024
     progress_interval: timedelta = timedelta(seconds=1)
     reserve: int = 0
     new_id: Callable[[], str] = random_id
@@ -127,6 +131,9 @@ class Options:
         self._check_types()
         _require(self.max_size is None or self.max_size >= 0, "max_size must not be negative")
         _require(self.reserve >= 0, "reserve must not be negative")
+        _require(
+            self.direct_from is None or self.direct_from >= 0, "direct_from must not be negative"
+        )
         _require(
             not isinstance(self.extensions, str), "extensions must be a set of names, not one text"
         )

@@ -96,7 +96,7 @@ class Threads:
         return await self.submit(function, *args)
 
     def _work(self, queue: SimpleQueue[Any]) -> None:
-        if _everywhere is not None and not self._with_loop:
+        if _everywhere and not self._with_loop:
             os.sched_setaffinity(0, _everywhere)
         _work(queue)
 
@@ -115,7 +115,7 @@ def _work(queue: SimpleQueue[tuple[_Mailbox, _Result, Callable[..., Any], Any]])
         del mailbox, future, function, args, result, error
 
 
-_everywhere: set[int] | None = None  # the cores of this process, once it is pinned
+_everywhere: set[int] = set()  # the cores of this process, once it is pinned
 
 
 def pin(core: int) -> None:
@@ -123,14 +123,16 @@ def pin(core: int) -> None:
     GIL passes between them at less cost. The other threads may run on any. Call it before the
     first use of any. Does nothing where threads cannot be bound to cores.
     """
-    global _everywhere
     if hasattr(os, "sched_setaffinity"):
-        _everywhere = _everywhere or os.sched_getaffinity(0)
+        if not _everywhere:
+            _everywhere.update(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {core})
 
 
 # What takes microseconds to milliseconds: opening, writing a piece, reading an info file.
 quick = Threads(4, "tus-quick", with_loop=True)
+# What moves the bytes of large bodies. It hardly needs the GIL, and shares itself out.
+pumping = Threads(max(4, 2 * (os.cpu_count() or 1)), "tus-pump")
 # What waits for the disk itself. Many at a time cost it hardly more than one.
 syncing = Threads(16, "tus-sync")
 # What may take seconds: concatenation, sweeping, copying to another file system.

@@ -351,6 +351,7 @@ def _source(request: web.Request, asked: Create | Append, call: Call) -> _aiohtt
     return _aiohttp.RequestSource(
         request,
         read_timeout=call.options.read_timeout.total_seconds(),
+        direct_from=call.options.direct_from,
         parse_trailers=parse_trailers,
     )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import web, web_protocol
+from aiohttp.http import HttpRequestParser
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
-from ..protocol.errors import ServerStopping
+from ..protocol.errors import BodyCutShort, ServerStopping
 from .parser import TrailerParser, TrailerStream
 
 if TYPE_CHECKING:
@@ -25,15 +28,31 @@ DRAIN_TIME = 5.0  # seconds
 SHORT_DRAIN_TIME = 0.5  # seconds, when the server stops or the client has fallen silent
 # With less than this left, the connection is worth keeping.
 KEEP_SIZE = 1024 * 1024  # bytes
+# The transports of which it is known that, paused, they leave the socket to others.
+PLAIN_TRANSPORTS = {
+    ("asyncio.selector_events", "_SelectorSocketTransport"),
+    ("uvloop.loop", "TCPTransport"),
+    ("uvloop.loop", "UnixTransport"),
+}
 
 
 class TusRequestHandler(RequestHandler):
     """aiohttp's connection, which keeps trailers and can be asked to stop."""
 
-    __slots__ = ("_draining", "_refused", "_stopping", "tus_source", "unanswered")
+    __slots__ = (
+        "_auto_decompress",
+        "_draining",
+        "_refused",
+        "_stopping",
+        "_taken_over",
+        "tus_source",
+        "unanswered",
+    )
 
     def __init__(self, manager: Any, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(manager, loop=loop, **kwargs)
+        self._auto_decompress = kwargs.get("auto_decompress", True)
+        self._taken_over = False
         self.tus_source: RequestSource | None = None
         self.unanswered: tuple[RawRequestMessage, StreamReader] | None = None  # the last
         self._stopping = False
@@ -44,8 +63,51 @@ class TusRequestHandler(RequestHandler):
     def new_trailer_stream(self) -> TrailerStream:
         return TrailerStream(self, self._read_bufsize, self._loop)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    def new_parser(self) -> Any:
+        """One like the one that aiohttp has made for this connection."""
+        return HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=RequestPayloadError,
+            auto_decompress=self._auto_decompress,
+            max_msg_queue_size=web_protocol.MAX_MSG_QUEUE_SIZE,
+        )
+
+    def take_over(self, stream: StreamReader) -> tuple[socket.socket, list[bytes], int] | None:
+        """Stop reading in the middle of a body: a socket on which somebody else may read the
+        rest of it, what has come already, and how many bytes are missing.
+
+        None where that cannot be done. ``give_back`` must follow.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return None
+        kind = type(transport)
+        if (kind.__module__, kind.__name__) not in PLAIN_TRANSPORTS:
+            return None
+        pieces = self._parser.take_over(stream)
+        if pieces is None:
+            return None
+        self.pause_reading()
+        self._taken_over = True
+        own = transport.get_extra_info("socket")
+        return socket.socket(fileno=os.dup(own.fileno())), pieces, self._parser.left
+
+    def give_back(self, taken: int) -> None:
+        """``taken`` bytes of the body have been read; the connection reads on."""
+        self._taken_over = False
         if self._parser is not None:
+            self._parser.give_back(taken)
+            self.resume_reading()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._taken_over and self.tus_source is not None:
+            self.tus_source.interrupt(BodyCutShort())
+        elif self._parser is not None:
             self._parser.flush()
         super().connection_lost(exc)
         if self._refused is not None:

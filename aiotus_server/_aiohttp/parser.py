@@ -33,11 +33,13 @@ class TrailerStream(StreamReader):
 
 
 class TrailerParser:
-    """aiohttp's request parser, but for the chunked bodies of tus requests.
+    """aiohttp's request parser, but for the bodies of tus requests.
 
     The parser is given one message at a time: a head, then its body, never a byte more. The
     body of a tus request in chunks is decoded here, and the parser is told that it was empty.
-    So it is always between two messages when the next head comes.
+    One of a known length that does not come together with its head is passed on here without a
+    copy, or taken from the socket by somebody else; a new parser goes on behind it. So the
+    parser is always between two messages when the next head comes.
     """
 
     def __init__(self, parser: Any, handler: TusRequestHandler) -> None:
@@ -50,12 +52,13 @@ class TrailerParser:
         self._upgraded = False
         # Of a body that aiohttp's parser takes:
         self._payload: StreamReader | None = None
-        self._left = 0  # bytes, by its Content-Length
         self._ruler: ChunkedDecoder | None = None  # measures it, if it is in chunks
-        # Of a body that is decoded here:
-        self._decoder: ChunkedDecoder | None = None
-        self._stream: TrailerStream | None = None
+        # Of a body that is decoded or passed on here:
+        self._stream: StreamReader | None = None
+        self._decoder: ChunkedDecoder | None = None  # if it is in chunks
         self._paused = False
+        # Of either:
+        self._left = 0  # bytes that have not come, by its Content-Length
 
     # What aiohttp asks of its parser
 
@@ -90,10 +93,46 @@ class TrailerParser:
         return messages, False, b""
 
     def flush(self) -> None:
-        """The connection is gone: what has come in chunks belongs to the body, room or not."""
+        """The connection is gone: what has come of a body belongs to it, room or not."""
+        if self._stream is None:
+            return
+        data, self._pending = self._pending, b""
         if self._decoder is not None:
-            data, self._pending = self._pending, b""
             self._decode(data, heed_pause=False)
+        else:
+            self._feed_stream(data)
+
+    # For somebody who takes a body from the socket
+
+    def take_over(self, stream: StreamReader) -> list[bytes] | None:
+        """What has come of the body in ``stream`` and was not read; the rest is the caller's to
+        take from the socket, until ``give_back``. None for a body that is not passed on here.
+
+        Nothing must be fed in between.
+        """
+        if self._stream is not stream or self._decoder is not None:
+            return None
+        pieces = take_all(stream)
+        size = min(self._left, len(self._pending))
+        if size:
+            pieces.append(self._pending[:size])
+            stream.total_bytes += size
+            self._left -= size
+            self._pending = self._pending[size:]
+        return pieces
+
+    def give_back(self, taken: int) -> None:
+        """``taken`` bytes of the body were taken from the socket."""
+        assert self._stream is not None
+        self._stream.total_bytes += taken
+        self._left -= taken
+        if not self._left:
+            self._end_stream()
+
+    @property
+    def left(self) -> int:
+        """Bytes of the body that have not come, by its Content-Length."""
+        return self._left
 
     def _held_back(self) -> bool:
         if self._payload is not None and self._whole_body_fed():
@@ -115,23 +154,47 @@ class TrailerParser:
         messages, tail = self._feed(data[:end])
         if messages and not self._upgraded:
             message, payload = messages[-1]
-            self._handler.unanswered = (message, self._expect_body_of(message, payload))
+            stream = self._expect_body_of(message, payload, len(data) - end)
+            self._handler.unanswered = (message, stream)
             messages = [*messages[:-1], self._handler.unanswered]
         return messages, tail + data[end:]
 
-    def _expect_body_of(self, message: RawRequestMessage, payload: StreamReader) -> StreamReader:
-        """The stream in which the body will be."""
+    def _expect_body_of(
+        self, message: RawRequestMessage, payload: StreamReader, at_hand: int
+    ) -> StreamReader:
+        """The stream in which the body will be. ``at_hand`` bytes have come behind the head."""
         if message.chunked and _may_have_our_trailer(message):
             self._decoder = ChunkedDecoder()
             self._stream = self._handler.new_trailer_stream()
             self._next = self._feed_decoder
             return self._stream
         if not payload.is_eof():
-            self._payload = payload
-            self._ruler = ChunkedDecoder() if message.chunked else None
             self._left = int(message.headers.get("Content-Length", "0"))
-            self._next = self._feed_body
+            if self._left > at_hand and _is_plain_tus(message):
+                self._stream = payload
+                self._next = self._feed_stream
+                self._parser = self._handler.new_parser()  # the old one waits for the body
+            else:
+                self._payload = payload
+                self._ruler = ChunkedDecoder() if message.chunked else None
+                self._next = self._feed_body
         return payload
+
+    def _feed_stream(self, data: bytes) -> tuple[Any, bytes]:
+        assert self._stream is not None
+        size = min(self._left, len(data))
+        self._left -= size
+        self._stream.feed_data(data if size == len(data) else data[:size])
+        if not self._left:
+            self._end_stream()
+        return (), data[size:]
+
+    def _end_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        assert stream is not None
+        self._next = self._feed_head
+        self._paused = False
+        stream.feed_eof()
 
     def _feed_body(self, data: bytes) -> tuple[Any, bytes]:
         size = self._size_of_body_in(data)
@@ -183,7 +246,7 @@ class TrailerParser:
 
     def _decode(self, data: bytes, *, heed_pause: bool) -> bytes:
         assert self._decoder is not None
-        assert self._stream is not None
+        assert isinstance(self._stream, TrailerStream)
         try:
             for piece in self._decoder.feed(data):
                 self._stream.feed_data(piece)
@@ -205,5 +268,21 @@ class TrailerParser:
         return decoder.rest
 
 
+def take_all(stream: StreamReader) -> list[bytes]:
+    """What is buffered, whatever has happened to the connection. aiohttp's own way of reading
+    raises once it is gone, and else may have it read on."""
+    pieces = list(stream._buffer)
+    if pieces and stream._buffer_offset:
+        pieces[0] = pieces[0][stream._buffer_offset :]
+    stream._buffer.clear()
+    stream._buffer_offset = stream._size = 0
+    return pieces
+
+
 def _may_have_our_trailer(message: RawRequestMessage) -> bool:
     return "Tus-Resumable" in message.headers or "Trailer" in message.headers
+
+
+def _is_plain_tus(message: RawRequestMessage) -> bool:
+    headers = message.headers
+    return "Tus-Resumable" in headers and "Content-Encoding" not in headers and not message.upgrade

@@ -10,16 +10,16 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from ..body import Source
 from ..protocol.errors import BodyCutShort, BodyMalformed, BodyTimedOut, TusError
+from ..pump import Pump
 from .connection import TusRequestHandler, body_length, expects_continue
-from .parser import TrailerStream
+from .parser import TrailerStream, take_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from aiohttp import web
-    from aiohttp.streams import StreamReader
 
-    from ..protocol.checksum import Checksum
+    from ..protocol.checksum import Checksum, Hasher
 
 
 class RequestSource(Source):
@@ -30,9 +30,11 @@ class RequestSource(Source):
         request: web.Request,
         *,
         read_timeout: float,
+        direct_from: int | None = None,
         parse_trailers: Callable[[list[tuple[str, str]]], Checksum | None],
     ) -> None:
         self.length = body_length(request)
+        self.direct_from = direct_from
         self.continued = not expects_continue(request)
         self.gave_up = False  # before the end
         self.silent = False  # because nothing came
@@ -46,6 +48,7 @@ class RequestSource(Source):
         self._given = 0
         self._silence = 0.0  # seconds that were waited in vain since the last byte
         self._waiting: asyncio.Timeout | None = None
+        self._pump: Pump | None = None
         if isinstance(request.protocol, TusRequestHandler):
             request.protocol.adopt(self)
 
@@ -58,9 +61,12 @@ class RequestSource(Source):
         try:
             return await self._read(patience)
         except TusError as error:
-            self.gave_up = True
-            self.silent = isinstance(error, BodyTimedOut)
+            self._give_up(error)
             raise
+
+    def _give_up(self, error: TusError) -> None:
+        self.gave_up = True
+        self.silent = isinstance(error, BodyTimedOut)
 
     async def _read(self, patience: float | None) -> bytes | None:
         if data := self._arrived():
@@ -106,6 +112,50 @@ class RequestSource(Source):
         super().interrupt(error)
         if self._waiting is not None:
             self._waiting.reschedule(self._loop.time())
+        if self._pump is not None:
+            self._pump.wake()
+
+    async def take_over(self) -> list[bytes] | None:
+        if self.direct_from is None or self.length is None or self._failing():
+            return None
+        await self._continue()
+        missing = self.length - self._content.total_bytes
+        protocol = self._request.protocol
+        if missing < max(self.direct_from, 1) or not isinstance(protocol, TusRequestHandler):
+            return None
+        taken = protocol.take_over(self._content)
+        if taken is None:
+            return None
+        connection, pieces, left = taken
+        self._pump = Pump(connection, left, lambda: self.interrupted is not None)
+        if self._read_before:
+            pieces.insert(0, self._read_before)
+            self._read_before = b""
+        return pieces
+
+    def _failing(self) -> bool:
+        return self.interrupted is not None or self._content.exception() is not None
+
+    async def pump(self, fd: int, offset: int, limit: int, hashers: Mapping[str, Hasher]) -> int:
+        assert self._pump is not None
+        try:
+            count = await self._pump.copy(fd, offset, limit, hashers, self._read_timeout)
+            if not count:
+                raise self.interrupted or BodyTimedOut()
+        except EOFError as error:
+            self._give_up(BodyCutShort())
+            raise BodyCutShort from error
+        except TusError as error:
+            self._give_up(error)
+            raise
+        return count
+
+    def give_back(self) -> None:
+        assert self._pump is not None
+        assert isinstance(self._request.protocol, TusRequestHandler)
+        pump, self._pump = self._pump, None
+        pump.close()
+        self._request.protocol.give_back(pump.taken)
 
     def trailing_checksum(self) -> Checksum | None:
         if not isinstance(self._content, TrailerStream):
@@ -119,7 +169,7 @@ class RequestSource(Source):
         elif self._content.exception() is None:
             data = self._content.read_nowait()
         else:
-            data = _salvage(self._content)
+            data = b"".join(take_all(self._content))
         if data:
             self._silence = 0.0
             self._given += len(data)
@@ -150,12 +200,3 @@ class RequestSource(Source):
             writer = self._request.writer
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             writer.output_size = 0  # it is not of the response
-
-
-def _salvage(stream: StreamReader) -> bytes:
-    pieces = list(stream._buffer)
-    if pieces and stream._buffer_offset:
-        pieces[0] = pieces[0][stream._buffer_offset :]
-    stream._buffer.clear()
-    stream._buffer_offset = 0
-    return b"".join(pieces)

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
 
 class Hasher(Protocol):
-    """What ``hashlib``'s objects are: fed with the bytes as they pass, asked at the end."""
+    """What ``hashlib``'s objects are: fed with the bytes as they pass, asked at the end.
 
-    def update(self, data: bytes, /) -> object: ...
+    ``data`` is not to be kept: a memoryview's bytes change afterwards.
+    """
+
+    def update(self, data: bytes | memoryview, /) -> object: ...
 
     def digest(self) -> bytes: ...
 
@@ -144,12 +147,12 @@ class _Crc:
 
     __slots__ = ("_crc", "_size", "_step")
 
-    def __init__(self, step: Callable[[bytes, int], int], size: int) -> None:
+    def __init__(self, step: Callable[[bytes | memoryview, int], int], size: int) -> None:
         self._step = step
         self._size = size
         self._crc = 0
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         self._crc = self._step(data, self._crc)
 
     def digest(self) -> bytes:
@@ -157,7 +160,7 @@ class _Crc:
 
 
 # CRC-64/NVME, the one that S3 uses; crcmod wants the polynomial with its leading bit.
-_crc64nvme: Callable[[bytes, int], int] = crcmod.mkCrcFun(
+_crc64nvme: Callable[[bytes | memoryview, int], int] = crcmod.mkCrcFun(
     0x1_AD93_D235_94C9_3659, initCrc=0, rev=True, xorOut=0xFFFF_FFFF_FFFF_FFFF
 )
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import inspect
+import os
 import re
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from multidict import CIMultiDict
 
-from aiotus_server import tus_routes
+from aiotus_server import Options, tus_routes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -258,6 +260,7 @@ class Site:
 @asynccontextmanager
 async def serving(store: Store, *, prefix: str = "/files", **kwargs: Any) -> AsyncIterator[Site]:
     """A plain application with ``app.add_routes(tus_routes(store, …))`` on a free port."""
+    kwargs["options"] = _with_direct_from(kwargs.get("options"))
     routes = tus_routes(store, prefix=prefix, **kwargs)
     app = web.Application()
     app.add_routes(routes)
@@ -266,6 +269,24 @@ async def serving(store: Store, *, prefix: str = "/files", **kwargs: Any) -> Asy
         yield site
         for connection in site.connections:
             await connection.close()
+
+
+def _with_direct_from(options: Any) -> Any:
+    """With AIOTUS_TEST_DIRECT_FROM the same tests go over another data path."""
+    text = os.environ.get("AIOTUS_TEST_DIRECT_FROM")
+    if text is None:
+        return options
+    direct_from = None if text == "none" else int(text)
+    if not callable(options):
+        return replace(options or Options(), direct_from=direct_from)
+
+    async def options_of(request: web.Request) -> Options | None:
+        found = options(request)
+        if inspect.isawaitable(found):
+            found = await found
+        return found and replace(found, direct_from=direct_from)
+
+    return options_of
 
 
 @asynccontextmanager

@@ -1,0 +1,180 @@
+"""Bytes from a socket to a file in worker threads: the event loop sees none of them.
+
+The kernel copies each byte into a buffer and out again; both calls release the GIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from . import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .protocol.checksum import Hasher
+
+BUFFER = 1024 * 1024  # bytes, one for each thread
+# Then a thread takes up another upload.
+QUANTUM = 64 * 1024 * 1024  # bytes
+# A thread is not troubled before the kernel has gathered so many bytes, or gathered for so long.
+# The slower they come the longer, so that a thousand slow connections cost little.
+GATHER_SIZE = 256 * 1024  # bytes
+GATHER_TIMES = (0.1, 1.0)  # seconds, at least and at most
+
+_own = threading.local()
+
+
+class Pump:
+    """The rest of a body, ``left`` bytes, on a connected stream socket that nobody else reads.
+
+    ``taken`` counts the bytes that have left the socket. Owns ``connection``: ``close`` it.
+    """
+
+    def __init__(self, connection: socket.socket, left: int, stopped: Callable[[], bool]) -> None:
+        self.taken = 0
+        self.left = left
+        self._connection = connection
+        self._connection.setblocking(False)
+        self._stopped = stopped
+        self._last_taken = False  # after a stop: what had come by then
+        self._dry = False  # the socket was empty
+        self._idle = False  # and nothing came for a while
+        self._gather_time = GATHER_TIMES[0]
+        self._end: EOFError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[bool] | None = None
+        self._watermark = 1
+
+    def wake(self) -> None:
+        """Have ``copy`` look at ``stopped()`` again."""
+        self._wake(True)
+
+    def close(self) -> None:
+        self._set_watermark(1)
+        self._connection.close()
+
+    async def copy(
+        self, fd: int, offset: int, limit: int, hashers: Mapping[str, Hasher], patience: float
+    ) -> int:
+        """Write what comes to ``fd`` from ``offset`` on, ``limit`` bytes at most, and feed it to
+        ``hashers``: the number of bytes.
+
+        0 when nothing came for ``patience`` seconds, and once ``stopped()``, when what had come
+        by then is stored. Raises EOFError when the other side has gone or has sent its last
+        byte, OSError when the disk refuses; then ``taken`` counts bytes that were not written.
+        """
+        end = self._loop.time() + patience
+        while self.left:
+            if self._dry and not await self._bytes_come(end):
+                return 0
+            self._dry = False
+            most = min(limit, self.left, QUANTUM)
+            if self._stopped():
+                if self._last_taken:
+                    return 0
+                self._last_taken = True
+                most = min(most, BUFFER)
+            count = await threads.pumping.run(self._take, fd, offset, most, hashers)
+            if count:
+                self._pace(count)
+                return count
+            if self._end is not None:
+                raise self._end
+            self._idle = True
+        raise EOFError("nothing is left")
+
+    async def _bytes_come(self, end: float) -> bool:
+        """Wait for so many that they are worth a thread, until the time ``end``: whether it is
+        worth to look."""
+        if self._idle and not await self._wait(1, end):
+            return False
+        await self._wait(
+            min(self.left, GATHER_SIZE), min(self._loop.time() + self._gather_time, end)
+        )
+        return True
+
+    def _pace(self, count: int) -> None:
+        self._idle = False
+        least, most = GATHER_TIMES
+        slow = count < GATHER_SIZE // 4
+        self._gather_time = min(2 * self._gather_time, most) if slow else least
+
+    async def _wait(self, watermark: int, end: float) -> bool:
+        """Wait until so many bytes have come, the other side has ended, or ``wake``: whether it
+        was before ``end``."""
+        if self._stopped():
+            return True
+        self._set_watermark(watermark)
+        self._waiter = self._loop.create_future()
+        self._loop.add_reader(self._connection, self._wake, True)
+        timer = self._loop.call_at(end, self._wake, False)
+        try:
+            return await self._waiter
+        finally:
+            self._waiter = None
+            timer.cancel()
+            self._loop.remove_reader(self._connection)
+
+    def _wake(self, in_time: bool) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(in_time)
+
+    def _set_watermark(self, size: int) -> None:
+        if size != self._watermark:
+            self._watermark = size
+            with suppress(OSError):  # then the loop wakes us for each byte
+                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+    def _take(self, fd: int, offset: int, most: int, hashers: Mapping[str, Hasher]) -> int:
+        """In a thread: all that is there, ``most`` bytes at most. Ends early when stopped."""
+        buffer = _buffer()
+        begin, end = offset, offset + most
+        while offset < end:
+            count = self._receive(buffer, min(BUFFER, end - offset))
+            if not count:
+                break
+            piece = buffer[:count]
+            offset = _write(fd, piece, offset)
+            for hasher in hashers.values():
+                hasher.update(piece)
+            if self._stopped():
+                break
+        return offset - begin
+
+    def _receive(self, buffer: memoryview, size: int) -> int:
+        try:
+            count = self._connection.recv_into(buffer, size)
+        except BlockingIOError:
+            self._dry = True
+            return 0
+        except OSError as error:
+            self._end = EOFError(str(error))
+            return 0
+        if not count:
+            self._end = EOFError("the other side has ended")
+        self.taken += count
+        self.left -= count
+        return count
+
+
+def _buffer() -> memoryview:
+    """This thread's own."""
+    try:
+        buffer: memoryview = _own.buffer
+    except AttributeError:
+        buffer = _own.buffer = memoryview(bytearray(BUFFER))
+    return buffer
+
+
+def _write(fd: int, piece: memoryview, offset: int) -> int:
+    while piece:
+        written = os.pwrite(fd, piece, offset)
+        offset += written
+        piece = piece[written:]
+    return offset
