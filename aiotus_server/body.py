@@ -222,6 +222,7 @@ class Body:
         if held:
             await threads.quick.run(self._hash_and_write, fd, held, offset)
             offset += sum(map(len, held))
+            await self.report()
         while not self._ended:
             if self.received == self._source.length:
                 self._ended = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +94,8 @@ class TusRequestHandler(RequestHandler):
         self.pause_reading()
         self._taken_over = True
         own = transport.get_extra_info("socket")
-        return socket.socket(fileno=os.dup(own.fileno())), pieces, self._parser.left
+        rest = socket.fromfd(own.fileno(), own.family, own.type)
+        return rest, pieces, self._parser.left
 
     def give_back(self, taken: int) -> None:
         """``taken`` bytes of the body have been read; the connection reads on."""
