@@ -271,12 +271,34 @@ class TrailerParser:
 def take_all(stream: StreamReader) -> list[bytes]:
     """What is buffered, whatever has happened to the connection. aiohttp's own way of reading
     raises once it is gone, and else may have it read on."""
+    if stream.at_eof():
+        return []  # aiohttp's stream for requests without a body has no buffer at all
     pieces = list(stream._buffer)
     if pieces and stream._buffer_offset:
         pieces[0] = pieces[0][stream._buffer_offset :]
     stream._buffer.clear()
     stream._buffer_offset = stream._size = 0
     return pieces
+
+
+def take_piece(stream: StreamReader) -> bytes:
+    """The next piece as it came, b"" if there is none. aiohttp's own way joins them all."""
+    if stream.at_eof() or not stream._buffer:
+        return b""
+    if stream._buffer_offset or stream._protocol._reading_paused or stream._http_chunk_splits:
+        return stream._read_nowait_chunk(-1)
+    piece = stream._buffer.popleft()
+    stream._size -= len(piece)
+    stream._cursor += len(piece)
+    return piece
+
+
+async def wait_for_piece(stream: StreamReader) -> None:
+    """Until there is one, or the end. Raises what the stream raises when it is read."""
+    if (error := stream.exception()) is not None:
+        raise error
+    while not stream._buffer and not stream._eof:
+        await stream._wait("read")
 
 
 def _may_have_our_trailer(message: RawRequestMessage) -> bool:

@@ -12,7 +12,7 @@ from ..body import Source
 from ..protocol.errors import BodyCutShort, BodyMalformed, BodyTimedOut, TusError
 from ..pump import Pump
 from .connection import TusRequestHandler, body_length, expects_continue
-from .parser import TrailerStream, take_all
+from .parser import TrailerStream, take_all, take_piece, wait_for_piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,16 +82,14 @@ class RequestSource(Source):
                 left if patience is None else min(left, patience)
             ) as waiting:
                 self._waiting = waiting
-                data = await self._content.readany()
+                await wait_for_piece(self._content)
         except TimeoutError:
             return self._nothing_came(self._loop.time() - begun)
         except Exception as error:
             return self._failed(error)
         finally:
             self._waiting = None
-        self._silence = 0.0
-        self._given += len(data)
-        return data or self._end()
+        return self._arrived() or self._end()
 
     def _end(self) -> bytes:
         if self.length is not None and self._given < self.length:
@@ -101,12 +99,16 @@ class RequestSource(Source):
     def read_whole(self) -> list[bytes] | None:
         if not self._content.is_eof():
             return None
-        data = self._arrived()
-        if self.length is not None and self._given < self.length:
-            self._read_before = data  # not whole: ``read`` will say so
-            self._given -= len(data)
+        pieces = take_all(self._content)
+        if self._read_before:
+            pieces.insert(0, self._read_before)
+            self._read_before = b""
+        size = sum(map(len, pieces))
+        if self.length is not None and self._given + size < self.length:
+            self._read_before = b"".join(pieces)  # not whole: ``read`` will say so
             return None
-        return [data] if data else []
+        self._given += size
+        return pieces
 
     def interrupt(self, error: TusError) -> None:
         super().interrupt(error)
@@ -167,7 +169,7 @@ class RequestSource(Source):
         if self._read_before:
             data, self._read_before = self._read_before, b""
         elif self._content.exception() is None:
-            data = self._content.read_nowait()
+            data = take_piece(self._content)
         else:
             data = b"".join(take_all(self._content))
         if data:
