@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # A piece is worth a hop to a thread when it has this many bytes, or has waited this long.
 GATHER_SIZE = 256 * 1024  # bytes
 GATHER_TIME = 0.1  # seconds
+# While one is being written, so many bytes are gathered for the next.
+MOST_GATHERED = 1024 * 1024  # bytes
 # A small body is waited for, so that it is stored in one hop.
 SMALL_BODY = 64 * 1024  # bytes
 # Hashing fewer bytes than this takes less time than a hop.
@@ -258,7 +260,9 @@ class Body:
                             due = loop.time() + GATHER_TIME
                         batch.append(piece)
                         size += len(piece)
-                if batch and (size >= GATHER_SIZE or self._ended or loop.time() >= due):
+                busy = writing is not None and not writing.done()
+                enough = size >= (MOST_GATHERED if busy else GATHER_SIZE)
+                if batch and (enough or self._ended or loop.time() >= due):
                     if writing is not None:
                         await writing
                     writing = threads.quick.submit(self._hash_and_write, fd, batch, offset)
