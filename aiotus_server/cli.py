@@ -140,6 +140,7 @@ def options_of(values: argparse.Namespace) -> Options:
         cors=None if values.no_cors else _cors_of(values),
         read_timeout=values.read_timeout,
         lock_timeout=values.lock_timeout,
+        direct_from=values.direct_from,
         progress_interval=values.progress_interval,
         reserve=values.reserve,
         new_id=_new_id_of(values),

@@ -98,6 +98,15 @@ SERVE_GROUPS = (
                 shown="8s",
             ),
             Switch("no-uvloop", "use asyncio's own event loop"),
+            Option(
+                "direct-from",
+                "SIZE",
+                "take bodies from the socket in threads, past the event loop, if so much of them "
+                "is still to come; none for never",
+                parse_limit,
+                1024 * 1024,
+                shown="1MiB",
+            ),
         ),
     ),
     Group(

@@ -192,6 +192,7 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     ),
     "read_timeout": (["--read-timeout=5m"], timedelta(minutes=5)),
     "lock_timeout": (["--lock-timeout=500ms"], timedelta(milliseconds=500)),
+    "direct_from": (["--direct-from=2MiB"], 2 * 1024 * 1024),
     "progress_interval": (["--progress-interval=10s"], timedelta(seconds=10)),
     "reserve": (["--reserve=1GiB"], 1024**3),
     "new_id": ([f"--new-id={__name__}:one_id"], one_id),

@@ -281,10 +281,10 @@ def _with_direct_from(options: Any) -> Any:
         return replace(options or Options(), direct_from=direct_from)
 
     async def options_of(request: web.Request) -> Options | None:
-        found = options(request)
+        found: Any = options(request)
         if inspect.isawaitable(found):
             found = await found
-        return found and replace(found, direct_from=direct_from)
+        return None if found is None else replace(found, direct_from=direct_from)
 
     return options_of
 
