@@ -18,7 +18,7 @@ from .hooks import (
     Hooks,
     InterruptedEvent,
 )
-from .locks import Lock, Locker, MemoryLocker, Purpose
+from .locks import FileLocker, Lock, Locker, MemoryLocker, Purpose
 from .options import Expiry, Options, random_id
 from .protocol.checksum import register as register_checksum
 from .protocol.errors import Refuse, TusError
@@ -37,6 +37,7 @@ __all__ = [
     "DiskStore",
     "Durability",
     "Expiry",
+    "FileLocker",
     "Final",
     "FinishEvent",
     "HookEvent",
