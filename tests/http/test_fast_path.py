@@ -388,9 +388,9 @@ async def _in_segments(connection: Connection, data: bytes, dice: random.Random)
 def test_black_box_suite(path: str) -> None:
     """Forced on, from the first byte that has not come with the head, and forced off."""
     direct_from = str(PATHS[path]).lower()
-    but_this = ["--ignore", __file__]
+    where = ["tests/http", "--ignore", __file__]
     done = subprocess.run(
-        [sys.executable, *"-m pytest -q -x -p no:cacheprovider tests/http".split(), *but_this],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *where],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "AIOTUS_TEST_DIRECT_FROM": direct_from},
         capture_output=True,
