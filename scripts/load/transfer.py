@@ -60,6 +60,11 @@ class Transfer:
         self._cut_since: float | None = None
         self._silent: list[Connection] = []
 
+    def share(self, url: str) -> None:
+        """Instead of creating an upload, send to this one, which others send to as well."""
+        self.url = url
+        self._reached = self.length
+
     async def run(self, headers: Mapping[str, str]) -> None:
         """Create it, with these headers, and send everything."""
         try:
@@ -99,10 +104,10 @@ class Transfer:
 
     def _created(self, reply: Reply, fate: Fate) -> None:
         self.url = urljoin(self._plan.url, reply.headers["location"])
-        self._reached = reply.sent
         if fate.wrong:
             self._refused(reply.status == MISMATCH)
             return
+        self._reached = reply.sent
         if reply.sent:
             # "The Server MUST include the Upload-Offset header"; those that do not are asked.
             self._advance(reply.offset if reply.offset is not None else 0)

@@ -1,0 +1,148 @@
+"""The server under test: a process, maybe with workers, and what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+REPOSITORY = Path(__file__).parents[2]
+STARTING = 30.0  # seconds
+STOPPING = 30.0
+
+
+class Trouble(Exception):
+    """The server does not start, or ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What all processes of the server hold together, ``at`` seconds after the beginning."""
+
+    at: float
+    processes: int
+    rss: int  # bytes
+    descriptors: int
+    threads: int
+
+
+class Server:
+    """``python -m aiotus_server`` with ``arguments``, on a free port of loopback.
+
+    It can be stopped or killed, and started again on the same port and folder. What it prints
+    is in ``log``.
+    """
+
+    def __init__(self, folder: Path, log: Path, arguments: Sequence[str]) -> None:
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}/files/"
+        self.log = log
+        place = ["--host", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]
+        self._command = [sys.executable, "-m", "aiotus_server", *place, *arguments]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._begun = time.monotonic()
+
+    async def start(self) -> None:
+        """Afterwards it accepts connections. Raises Trouble."""
+        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("AIOTUS_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env={**kept, "PYTHONPATH": path.rstrip(os.pathsep)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C is for us, not for it
+            )
+        deadline = time.monotonic() + STARTING
+        while not await self._accepts():
+            self.check()
+            if time.monotonic() > deadline:
+                raise Trouble(f"the server does not accept connections: see {self.log}")
+            await asyncio.sleep(0.02)
+
+    def check(self) -> None:
+        """Raises Trouble if it has ended by itself."""
+        code = self._process.poll() if self._process is not None else None
+        if code is not None:
+            last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise Trouble(f"the server ended by itself with {code}: {last}")
+
+    async def end(self, number: signal.Signals) -> None:
+        """Afterwards the process is gone. Raises Trouble if it had to be killed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            await asyncio.to_thread(process.wait, STOPPING)
+        except subprocess.TimeoutExpired:
+            raise Trouble(f"{number.name} did not end the server in {STOPPING} s") from None
+        finally:
+            _end_group(process)
+
+    def sample(self) -> Sample:
+        """Raises Trouble if it has ended."""
+        self.check()
+        if self._process is None:
+            raise Trouble("the server does not run")
+        held = [_held(pid) for pid in _tree(self._process.pid)]
+        rss, descriptors, threads = (sum(column) for column in zip(*held, strict=True))
+        at = time.monotonic() - self._begun
+        return Sample(at, sum(1 for row in held if row[2]), rss, descriptors, threads)
+
+    async def _accepts(self) -> bool:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writer.close()
+            await writer.wait_closed()
+            return True
+        return False
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """What is left of it: workers too that have outlived their parent."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text().split():
+                yield from _tree(int(child))
+
+
+def _held(pid: int) -> tuple[int, int, int]:
+    """Bytes of RSS, descriptors, threads; zeros if the process has just gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        rss = int(fields["VmRSS"].split()[0]) * 1024
+        return rss, len(os.listdir(f"/proc/{pid}/fd")), int(fields["Threads"])
+    except (OSError, KeyError):
+        return 0, 0, 0
+
+
+def _free_port() -> int:
+    """Below those that the kernel gives to outgoing connections: one of these could take the
+    port while the server is down."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise Trouble("no free port")
