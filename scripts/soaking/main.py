@@ -102,9 +102,9 @@ async def _run(server: Server, soak: Soak) -> None:
 
 def _findings(soak: Soak, tally: Tally, trouble: str, *, interrupted: bool) -> list[str]:
     found = [trouble] if trouble else []
-    for name in ("failed", "wrong"):
-        if tally.counts[name]:
-            found.append(f"{tally.counts[name]} {name} uploads")
+    found += [
+        f"{tally.counts[name]} {name} uploads" for name in ("failed", "wrong") if tally.counts[name]
+    ]
     if tally.statuses[500]:
         found.append(f"{tally.statuses[500]} answers were 500")
     if soak.complaints:

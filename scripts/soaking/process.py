@@ -55,17 +55,7 @@ class Server:
 
     async def start(self) -> None:
         """Afterwards it accepts connections. Raises Trouble."""
-        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-        kept = {name: text for name, text in os.environ.items() if not name.startswith("AIOTUS_")}
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env={**kept, "PYTHONPATH": path.rstrip(os.pathsep)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is for us, not for it
-            )
+        self._launch()
         deadline = time.monotonic() + STARTING
         while not await self._accepts():
             self.check()
@@ -102,6 +92,19 @@ class Server:
         rss, descriptors, threads = (sum(column) for column in zip(*held, strict=True))
         at = time.monotonic() - self._begun
         return Sample(at, sum(1 for row in held if row[2]), rss, descriptors, threads)
+
+    def _launch(self) -> None:
+        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("AIOTUS_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env={**kept, "PYTHONPATH": path.rstrip(os.pathsep)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C is for us, not for it
+            )
 
     async def _accepts(self) -> bool:
         with contextlib.suppress(OSError):

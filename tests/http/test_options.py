@@ -494,7 +494,12 @@ async def test_progress_is_told_as_often_as_is_set(serve: Serve, often: bool) ->
     hooks.post_receive.append(lambda event: offsets.append(event.upload.offset))
     interval = timedelta(0) if often else timedelta(hours=1)
     site = await serve(hooks=hooks, options=Options(progress_interval=interval))
-    await site.upload(bytes(3_000_000))
+    path = await site.create(300_000)
+    connection = await site.begin(path, 0, b"", length=300_000)
+    for size in (100_000, 200_000, 300_000):
+        await connection.send(bytes(100_000))
+        await site.until_stored(path, size)
+    assert (await connection.reply()).status == 204
     assert offsets == sorted(offsets)
     assert (len(offsets) >= 3) if often else not offsets
 
