@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -23,7 +23,7 @@ from .journal import ExpiryJournal
 from .publishing import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .layout import Layout
 
@@ -61,15 +61,19 @@ class Files:
     def get(self, upload_id: str) -> Upload:
         if not UPLOAD_ID.fullmatch(upload_id):
             raise UploadNotFound
+        text = b""
         try:
-            upload = infofile.decode(upload_id, self._read(f"{self._name(upload_id)}.info"))
+            text = self._read(f"{self._name(upload_id)}.info")
+            upload = infofile.decode(upload_id, text)
             if upload.published:
                 return replace(upload, offset=upload.length or 0)
             facts = os.stat(self._name(upload_id), dir_fd=self._root, follow_symlinks=False)
         except FileNotFoundError:
             raise UploadNotFound from None
         except ValueError as error:
-            _log.error("The info file of %s cannot be read: %s", upload_id, error)
+            # Empty is what a creation leaves that a crash cut off.
+            if text:
+                _log.error("The info file of %s cannot be read: %s", upload_id, error)
             raise UploadNotFound from None
         return self._snapshot(upload, facts, self._mark(upload_id))
 
@@ -93,15 +97,26 @@ class Files:
             fd = self._open(upload, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             raise UploadExists from None
-        with self._undone_on_error(upload), closing(fd):
-            if whole:
-                write_all(fd, body.take(), 0)
-            upload = self._snapshot(upload, os.fstat(fd))
-            if self._must_sync(upload):
-                _datasync(fd)
+        try:
+            with closing(fd):
+                upload = self._begin(upload, fd, body.take() if whole else [])
             if not upload.complete:
                 self._add_marks(upload)
-            self._write_info(upload)
+            self._write_first_info(upload)
+        except BaseException:
+            self.terminate(upload)
+            raise
+        return upload
+
+    def _begin(self, upload: Upload, fd: int, pieces: Sequence[bytes]) -> Upload:
+        """The first bytes. The data file is new, so its size need not be asked for."""
+        if pieces:
+            write_all(fd, pieces, 0)
+            upload = replace(upload, offset=sum(map(len, pieces)))
+        if upload.lifetime is not None:
+            upload = self._snapshot(upload, os.fstat(fd))
+        if self._must_sync(upload):
+            _datasync(fd)
         return upload
 
     def _add_marks(self, upload: Upload) -> None:
@@ -113,14 +128,6 @@ class Files:
                 os.mkdir(f"waiting/{part}", dir_fd=self._root)
             name = f"waiting/{part}/{upload.upload_id}"
             os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
-
-    @contextmanager
-    def _undone_on_error(self, upload: Upload) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.terminate(upload)
-            raise
 
     def append_whole(self, upload: Upload, body: Body) -> Upload:
         with closing(self._open_data(upload)) as fd:
@@ -184,6 +191,14 @@ class Files:
     def change(self, upload: Upload) -> Upload:
         self._write_info(upload)
         return upload
+
+    def _write_first_info(self, upload: Upload) -> None:
+        """Without the cost of a rename: until its last byte is there it is no info file, and
+        what there is counts as no upload."""
+        name = f"{self._name(upload.upload_id)}.info"
+        self._write(name, infofile.encode(upload), sync=self._must_sync(upload))
+        if self._must_sync(upload):
+            self._layout.sync_shard(upload.upload_id)
 
     def _write_info(self, upload: Upload) -> None:
         """Atomic: the old info file or the new one, never half of one."""

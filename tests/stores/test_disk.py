@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,12 @@ import pytest
 from aiotus_server import DiskStore, Final, Partial
 from aiotus_server.body import Body, EmptySource
 from aiotus_server.disk_errors import disk_errors
-from aiotus_server.protocol.errors import StoreFailed, StoreFull, StoreUnavailable
+from aiotus_server.protocol.errors import (
+    StoreFailed,
+    StoreFull,
+    StoreUnavailable,
+    UploadNotFound,
+)
 from aiotus_server.testing import StoreContract, arrived
 
 if TYPE_CHECKING:
@@ -58,6 +65,61 @@ async def test_a_mark_that_a_crash_left_is_removed_when_it_is_old(
     os.utime(tmp_path / "waiting" / "part" / "old", (time.time() - 3600,) * 2)
     assert await store.waiting() == ["final"]
     assert sorted(await store.waiting_for("part")) == ["final", "fresh"]
+
+
+async def test_half_an_info_file_is_no_upload(
+    store: DiskStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Creation writes it under its own name: a crash may leave any part of it."""
+    upload = await store.create(new(metadata="filename aGk="), arrived(b"hello"))
+    info = store.path(upload).with_suffix(".info")
+    text = info.read_bytes()
+    for size in range(len(text)):
+        info.write_bytes(text[:size])
+        with pytest.raises(UploadNotFound):
+            await store.get(upload.upload_id)
+        assert bool(caplog.records) == bool(size), "an empty one is nobody's fault"
+    info.write_bytes(text)
+    assert await store.get(upload.upload_id) == upload
+
+
+CREATES = """
+import asyncio, itertools, sys
+from aiotus_server import DiskStore
+from aiotus_server.testing import StoreContract, arrived
+
+async def main():
+    store = DiskStore(sys.argv[1], durability="none")
+    await store.open(shared=False)
+    for number in itertools.count(1):
+        data = b"x" * number
+        await store.create(StoreContract.new(f"u{number}", number), arrived(data))
+        print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_server_leaves_whole_uploads_or_none(tmp_path: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-c", CREATES, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout
+    for _ in range(50):
+        server.stdout.readline()
+    server.kill()
+    last = max(map(int, server.communicate(timeout=20)[0].split()), default=50)
+    store = DiskStore(tmp_path)
+    await store.open(shared=False)
+    for number in range(1, last + 2):
+        try:
+            upload = await store.get(f"u{number}")
+        except UploadNotFound:
+            assert number > last, "it was acknowledged"
+        else:
+            assert upload.complete
+            assert store.path(upload).read_bytes() == b"x" * number
+    await store.close()
 
 
 @pytest.mark.parametrize(
