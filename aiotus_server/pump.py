@@ -31,7 +31,8 @@ _own = threading.local()
 
 
 class Pump:
-    """The rest of a body, ``left`` bytes, on a connected stream socket that nobody else reads.
+    """The rest of a body, ``left`` bytes, on a connected, non-blocking stream socket that nobody
+    else reads.
 
     ``taken`` counts the bytes that have left the socket. Owns ``connection``: ``close`` it.
     """
@@ -40,7 +41,6 @@ class Pump:
         self.taken = 0
         self.left = left
         self._connection = connection
-        self._connection.setblocking(False)
         self._stopped = stopped
         self._last_taken = False  # after a stop: what had come by then
         self._dry = False  # the socket was empty

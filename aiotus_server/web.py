@@ -10,13 +10,12 @@ import asyncio
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, suppress
 from logging import getLogger
 from typing import Any, TypeVar, overload
 
 from aiohttp import HttpVersion11, web
 
-from . import _aiohttp
+from . import _aiohttp, downloading
 from .call import Call
 from .hooks import Hooks
 from .location import LateMount
@@ -297,17 +296,7 @@ class _Handler:
         response.content_length = selection.stop - selection.start
         _mark(request, response, call.options, preflight=False)
         assert isinstance(self.server.store, ReadableStore)
-        async with aclosing(
-            self.server.store.read(upload, selection.start, selection.stop)
-        ) as pieces:
-            # The first piece before the head: what cannot be opened can still be told.
-            first = await anext(pieces, b"") if response.content_length else b""
-            with suppress(ConnectionError):  # a client that leaves is no error
-                await response.prepare(request)
-                if first:
-                    await response.write(first)
-                    async for piece in pieces:
-                        await response.write(piece)
+        await downloading.send(request, response, self.server.store, upload, selection)
         return response
 
     def _run(self) -> None:

@@ -46,6 +46,7 @@ RINGS = {
         "app",
         "arguments",
         "cli",
+        "downloading",
         "flags",
         "location",
         "serving",

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web, web_protocol, web_server
+from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
@@ -27,6 +28,7 @@ from .connection import (
     reads_trailers,
 )
 from .parser import TrailerParser, TrailerStream
+from .sendfile import send_file
 from .source import RequestSource
 
 TESTED = {(3, 14)}  # minor releases whose private names are known to mean what we think
@@ -56,6 +58,8 @@ def missing_names() -> list[str]:
         (StreamReader, ("_buffer", "_buffer_offset", "total_bytes", "feed_data", "feed_eof")),
         (StreamReader, ("_cursor", "_eof", "_http_chunk_splits", "_protocol", "_size")),
         (StreamReader, ("_read_nowait_chunk", "_wait")),
+        (RequestHandler, ("_drain_helper", "writing_paused")),
+        (StreamWriter, ("send_headers",)),
         (web_server, ("RequestHandler",)),
         (web.BaseRequest, ("read", "content")),
         (web_protocol, ("MAX_MSG_QUEUE_SIZE",)),
@@ -89,5 +93,6 @@ __all__ = [
     "may_cancel",
     "missing_names",
     "reads_trailers",
+    "send_file",
     "usable",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -13,8 +12,11 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from ..protocol.errors import BodyCutShort, ServerStopping
 from .parser import TrailerParser, TrailerStream
+from .sockets import duplicate
 
 if TYPE_CHECKING:
+    import socket
+
     from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
 
@@ -27,12 +29,6 @@ DRAIN_TIME = 5.0  # seconds
 SHORT_DRAIN_TIME = 0.5  # seconds, when the server stops or the client has fallen silent
 # With less than this left, the connection is worth keeping.
 KEEP_SIZE = 1024 * 1024  # bytes
-# The transports of which it is known that, paused, they leave the socket to others.
-PLAIN_TRANSPORTS = {
-    ("asyncio.selector_events", "_SelectorSocketTransport"),
-    ("uvloop.loop", "TCPTransport"),
-    ("uvloop.loop", "UnixTransport"),
-}
 
 
 class TusRequestHandler(RequestHandler):
@@ -82,20 +78,16 @@ class TusRequestHandler(RequestHandler):
 
         None where that cannot be done. ``give_back`` must follow.
         """
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return None
-        kind = type(transport)
-        if (kind.__module__, kind.__name__) not in PLAIN_TRANSPORTS:
+        connection = None if self.transport is None else duplicate(self.transport)
+        if connection is None:
             return None
         pieces = self._parser.take_over(stream)
         if pieces is None:
+            connection.close()
             return None
         self.pause_reading()
         self._taken_over = True
-        own = transport.get_extra_info("socket")
-        rest = socket.fromfd(own.fileno(), own.family, own.type)
-        return rest, pieces, self._parser.left
+        return connection, pieces, self._parser.left
 
     def give_back(self, taken: int) -> None:
         """``taken`` bytes of the body have been read; the connection reads on."""

@@ -156,6 +156,11 @@ class ReadableStore(Store):
     def read(self, upload: Upload, start: int, stop: int) -> AsyncGenerator[bytes]:
         """The bytes from ``start`` up to, not including, ``stop``, in pieces."""
 
+    async def open_bytes(self, upload: Upload) -> int | None:
+        """A descriptor of a file that begins with the bytes, for the kernel to send; the caller
+        closes it. None if there is no such file. Raises UploadNotFound."""
+        return None
+
     @asynccontextmanager
     async def reader(self, upload: Upload) -> AsyncIterator[Any]:
         """A file of the bytes, with aiofiles' interface, for hooks. The default copies them."""

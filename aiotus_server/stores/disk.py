@@ -169,6 +169,9 @@ class DiskStore(
     async def waiting(self) -> Sequence[str]:
         return await threads.slow.run(self._files.waiting)
 
+    async def open_bytes(self, upload: Upload) -> int | None:
+        return await threads.quick.run(self._files.open_for_reading, upload)
+
     @asynccontextmanager
     async def reader(self, upload: Upload) -> AsyncIterator[Any]:
         async with aiofiles.open(self.path(upload), "rb") as file:
