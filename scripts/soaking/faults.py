@@ -51,13 +51,17 @@ TUS = b"Tus-Resumable: 1.0.0\r\nContent-Type: application/offset+octet-stream\r\
 
 
 class Faults:
-    """``leave`` gets the URL of every upload that is left unfinished."""
+    """``leave`` gets the URL of every upload that is left unfinished. When ``ending`` is set,
+    those that are silent end it."""
 
-    def __init__(self, plan: Plan, client: Client, leave: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, client: Client, leave: Callable[[str], None], ending: asyncio.Event
+    ) -> None:
         self.plan = plan
         self.client = client
         self.tally = client.tally
         self.leave = leave
+        self.ending = ending
         self._random = random.Random(plan.seed)
         self._parts = urlsplit(plan.url)
         self._number = 0
@@ -199,6 +203,11 @@ class Faults:
 
     async def _drop(self, outcome: Reply | Broken, seconds: float) -> None:
         if isinstance(outcome, Broken) and outcome.silent is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(seconds)
-            outcome.silent.close()
+            try:
+                await self._pause(seconds)
+            finally:
+                outcome.silent.close()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ending.wait(), seconds)

@@ -78,7 +78,7 @@ class Soak:
         self._plans = plans(server.url, seed)
         self._indices: Iterator[int] = itertools.count(1)
         self._left: deque[str] = deque(maxlen=REMEMBERED)
-        self._ending = False
+        self._ending = asyncio.Event()
 
     async def run(self) -> None:
         """Raises Trouble when there is no server any more."""
@@ -106,7 +106,7 @@ class Soak:
 
     async def _round(self, end: float, restarts: list[signal.Signals]) -> None:
         """Until ``end``; every upload that was begun has then come to its end."""
-        self._ending = False
+        self._ending.clear()
         begun = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(self._workers):
@@ -116,7 +116,7 @@ class Soak:
             try:
                 await self._watch(end, restarts)
             finally:
-                self._ending = True
+                self._ending.set()
         self._tally.seconds += time.perf_counter() - begun
 
     async def _watch(self, end: float, restarts: list[signal.Signals]) -> None:
@@ -139,7 +139,7 @@ class Soak:
     async def _uploads(self) -> None:
         clients = [client_of(plan, self._tally) for plan in self._plans]
         try:
-            while not self._ending:
+            while not self._ending.is_set():
                 index = next(self._indices)
                 kind = index % len(self._plans)
                 await self._upload(Job(self._plans[kind], clients[kind], index))
@@ -159,9 +159,9 @@ class Soak:
     async def _faults(self) -> None:
         plan = dataclasses.replace(self._plans[0], seed=self._random.getrandbits(32), metadata=())
         client = client_of(plan, self._tally)
-        faults = Faults(plan, client, self._left.append)
+        faults = Faults(plan, client, self._left.append, self._ending)
         try:
-            while not self._ending:
+            while not self._ending.is_set():
                 await faults.one()
         finally:
             client.close()
