@@ -1,15 +1,15 @@
-"""``python -m perf portable`` and ``python -m perf lag``: run on an idle machine."""
+"""``python -m perf COMMAND``: run on an idle machine. ``compare --help`` tells its options."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 
-from . import lag, portable
-
-COMMANDS = {"portable": portable.main, "lag": lag.main}
+COMMANDS = ("compare", "portable", "lag", "locks")
 
 if __name__ == "__main__":
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
-        COMMANDS[sys.argv[1]]()
+        command = sys.argv.pop(1)
+        importlib.import_module(f"perf.{command}").main()
     else:
         sys.exit(f"usage: python -m perf {{{','.join(COMMANDS)}}}")
