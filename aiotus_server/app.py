@@ -12,6 +12,7 @@ from aiohttp import web
 
 from . import __version__
 from .location import origin_of_request
+from .locks import FileLocker
 from .options import Options
 from .stores import DiskStore, Durability
 from .web import setup
@@ -30,11 +31,13 @@ class Settings:
     directory: where uploads are stored; it is made if need be.
     prefix: the path at which clients create uploads.
     durability: when bytes are flushed to the disk.
+    shared: other servers on this machine may use the directory too.
     """
 
     directory: Path = Path("uploads")
     prefix: str = "/files/"
     durability: Durability = Durability.COMPLETE
+    shared: bool = False
     options: Options = field(default_factory=Options)
     hooks: Hooks | None = None
 
@@ -46,7 +49,8 @@ class Settings:
 def make_app(settings: Settings) -> web.Application:
     """An application of which nothing is open yet.
 
-    Its start-up opens the store and raises StoreUnavailable if that cannot be had.
+    Its start-up opens the store and raises StoreUnavailable if that cannot be had. Raises
+    NotImplementedError for a shared directory where there is no FileLocker.
     """
     app = web.Application()
     setup(
@@ -55,6 +59,7 @@ def make_app(settings: Settings) -> web.Application:
         prefix=settings.prefix,
         options=settings.options,
         hooks=settings.hooks,
+        locker=FileLocker(settings.directory) if settings.shared else None,
     )
     if settings.prefix != "/":
         app.router.add_get("/", _Index(settings).show)

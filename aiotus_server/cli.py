@@ -23,12 +23,14 @@ from .arguments import Parser
 from .cors import Cors
 from .flags import GC_GROUPS, SERVE_GROUPS
 from .hooks import Hooks
+from .listening import Failure, Listening, reason_of
 from .options import EXTENSIONS, Expiry, Options, random_id
 from .protocol.errors import TusError
 from .server import Server
-from .serving import Failure, Listening, make_directory, reason_of, run, why_unavailable
+from .serving import make_directory, why_unavailable
 from .stores import DiskStore, Durability
 from .sweeper import sweep
+from .workers import run
 
 if TYPE_CHECKING:
     import argparse
@@ -78,6 +80,7 @@ examples:
   aiotus-server --dir /srv/uploads --max-size 10GiB --expires 24h
   aiotus-server --host 0.0.0.0 --port 443 --tls-cert chain.pem --tls-key key.pem
   aiotus-server --unix-socket /run/aiotus.sock --trust-forwarded
+  aiotus-server --workers 4
   AIOTUS_PORT=8080 AIOTUS_HOOKS=myapp:hooks aiotus-server"""
 
 
@@ -117,6 +120,7 @@ def settings_of(values: argparse.Namespace) -> Settings:
         directory=Path(values.dir).absolute(),
         prefix=values.prefix,
         durability=Durability(values.durability),
+        shared=values.shared or values.reuse_port or values.workers > 1,
         options=options_of(values),
         hooks=hooks,
     )
@@ -185,6 +189,8 @@ def listening_of(values: argparse.Namespace) -> Listening:
         tls=_tls_of(values),
         access_log=values.access_log,
         grace=values.grace.total_seconds(),
+        workers=values.workers,
+        affinity=not values.no_affinity,
         uvloop=not values.no_uvloop,
     )
 

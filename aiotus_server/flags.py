@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 from .arguments import (
@@ -23,6 +24,13 @@ from .arguments import (
 )
 from .options import EXTENSIONS
 from .stores import Durability
+
+
+def parse_workers(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text):
+        raise ValueError(f"{text!r} is not a number of processes: 1 to 999")
+    return int(text)
+
 
 DIRECTORY = Option("dir", "DIR", "where uploads are stored", parse_text, "uploads")
 HOOKS = Option(
@@ -76,7 +84,7 @@ SERVE_GROUPS = (
                 "listen on this Unix socket instead of host and port",
                 parse_text,
             ),
-            Switch("reuse-port", "let other processes listen on the same port too"),
+            Switch("reuse-port", "let other servers listen on the same port too; implies --shared"),
             Option(
                 "tls-cert",
                 "FILE",
@@ -106,6 +114,24 @@ SERVE_GROUPS = (
                 parse_limit,
                 1024 * 1024,
                 shown="1MiB",
+            ),
+        ),
+    ),
+    Group(
+        "processes",
+        (
+            Option(
+                "workers",
+                "N",
+                "processes that receive uploads, one for each core, say",
+                parse_workers,
+                1,
+                shown="1",
+            ),
+            Switch("no-affinity", "do not keep each of them on a core of its own"),
+            Switch(
+                "shared",
+                "other servers on this machine use the directory too; so it is with several workers",
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""The process of the bundled server: it listens, tells where, and stops in time.
+"""One process of the bundled server: it accepts connections, and stops in time.
 
 What stands in the way of that becomes a ``Failure``, one line for the administrator.
 """
@@ -14,78 +14,86 @@ import signal
 import socket
 import sys
 import tempfile
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from . import __version__
+from . import threads
 from .app import Settings, make_app
+from .listening import BACKLOG, Failure, Listening, Sockets, reason_of
 from .protocol.errors import StoreUnavailable, TusError
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
     from pathlib import Path
 
 _log = logging.getLogger("aiotus_server")
 
-BACKLOG = 1024  # connections that wait to be accepted
 
+def serve(
+    settings: Settings,
+    listening: Listening,
+    sockets: Sockets,
+    *,
+    ready: Callable[[], None],
+    core: int | None = None,
+    supervisor: int | None = None,
+) -> None:
+    """Serve until a signal comes. Raises Failure if that cannot be begun.
 
-class Failure(Exception):
-    """Something stands in the way; the text says what, on one line."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
-    """Where connections come from, and what is the same for all of them.
-
-    grace: seconds from a signal to the end of the process, at most.
-    uvloop: use it where it is installed.
+    ``ready`` is called when connections are accepted. ``core`` is where this process stays, as
+    far as that helps. ``supervisor`` is a descriptor that reads as ended when the supervisor
+    has: then this process ends too, and of the signals it heeds SIGTERM alone.
     """
-
-    host: str = "127.0.0.1"
-    port: int = 1080
-    unix_socket: Path | None = None
-    reuse_port: bool = False
-    tls: ssl.SSLContext | None = None
-    access_log: bool = False
-    grace: float = 8.0
-    uvloop: bool = True
-
-
-def run(settings: Settings, listening: Listening) -> None:
-    """Serve until SIGTERM or SIGINT. Raises Failure if that cannot be begun."""
-    make_directory(settings.directory)
+    everywhere = None
+    if core is not None:
+        everywhere = os.sched_getaffinity(0)
+        threads.pin(core)
     with asyncio.Runner(loop_factory=_uvloop() if listening.uvloop else None) as runner:
-        runner.run(_serve(settings, listening))
+        if everywhere is not None:
+            runner.get_loop().set_default_executor(_executor_on(everywhere))
+        runner.run(_serve(settings, listening, sockets, ready, supervisor))
 
 
-async def _serve(settings: Settings, listening: Listening) -> None:
-    stop = _stop_signal(listening.grace)
+def _executor_on(cores: set[int]) -> ThreadPoolExecutor:
+    """For the application's own calls in threads, which need not stay where the loop is."""
+    return ThreadPoolExecutor(initializer=os.sched_setaffinity, initargs=(0, cores))
+
+
+async def _serve(
+    settings: Settings,
+    listening: Listening,
+    sockets: Sockets,
+    ready: Callable[[], None],
+    supervisor: int | None,
+) -> None:
+    stop = _stop_signal(listening.grace, supervisor)
     runner = web.AppRunner(
-        make_app(settings),
+        _app(settings),
         access_log=logging.getLogger("aiohttp.access") if listening.access_log else None,
         # What still runs then is cancelled, and has the rest of the time to end.
         shutdown_timeout=listening.grace * 0.8,
     )
+    servers: list[asyncio.AbstractServer] = []
     try:
         await _open(runner, settings)
-        _announce(await _listen(runner, settings, listening), settings)
+        servers = await _accept(runner, sockets, listening)
+        ready()
         await stop.wait()
-        if listening.unix_socket is not None:
-            # Before the listener closes: later the file could be another server's.
-            listening.unix_socket.unlink(missing_ok=True)
+        if supervisor is None:
+            sockets.remove_file()
     finally:
+        for server in servers:
+            server.close()
         await runner.cleanup()
 
 
-def _announce(address: str, settings: Settings) -> None:
-    sys.stdout.write(
-        f"aiotus-server {__version__}: uploads to {address} are stored in {settings.directory}\n"
-    )
-    sys.stdout.flush()
+def _app(settings: Settings) -> web.Application:
+    try:
+        return make_app(settings)
+    except NotImplementedError as error:
+        raise Failure(str(error)) from error
 
 
 async def _open(runner: web.AppRunner, settings: Settings) -> None:
@@ -95,53 +103,31 @@ async def _open(runner: web.AppRunner, settings: Settings) -> None:
         raise Failure(why_unavailable(error, settings.directory)) from error
 
 
-async def _listen(runner: web.AppRunner, settings: Settings, listening: Listening) -> str:
-    """Accept connections, and tell where."""
-    if listening.unix_socket is not None:
-        return await _listen_unix(runner, settings, listening, listening.unix_socket)
-    site = web.TCPSite(
-        runner,
-        listening.host,
-        listening.port,
-        ssl_context=listening.tls,
-        backlog=BACKLOG,
-        reuse_port=listening.reuse_port or None,
-    )
-    host = f"[{listening.host}]" if ":" in listening.host else listening.host
+async def _accept(
+    runner: web.AppRunner, sockets: Sockets, listening: Listening
+) -> list[asyncio.AbstractServer]:
+    """Accept connections."""
+    options: dict[str, Any] = {"ssl": listening.tls, "backlog": BACKLOG}
     try:
-        await site.start()
+        return [await _accept_on(bound, runner.server, options) for bound in sockets.for_worker()]
     except OSError as error:
-        raise Failure(f"cannot listen on {host}:{listening.port}: {reason_of(error)}") from error
-    scheme = "http" if listening.tls is None else "https"
-    return f"{scheme}://{host}:{site.port}{settings.prefix}"
+        raise Failure(f"cannot listen: {reason_of(error)}") from error
 
 
-async def _listen_unix(
-    runner: web.AppRunner, settings: Settings, listening: Listening, path: Path
-) -> str:
-    site = web.UnixSite(runner, path, ssl_context=listening.tls, backlog=BACKLOG)
-    try:
-        # A socket file that a dead server left is replaced; so would that of a live one be.
-        if await _answers(path):
-            raise Failure(f"cannot listen on {path}: another server does")
-        await site.start()
-    except OSError as error:
-        raise Failure(f"cannot listen on {path}: {reason_of(error)}") from error
-    return f"{settings.prefix} on the Unix socket {path}"
+async def _accept_on(
+    bound: socket.socket, server: Any, options: dict[str, Any]
+) -> asyncio.AbstractServer:
+    loop = asyncio.get_running_loop()
+    if bound.family != socket.AF_UNIX:
+        return await loop.create_server(server, sock=bound, **options)
+    if isinstance(loop, asyncio.SelectorEventLoop) and sys.version_info >= (3, 13):
+        options = {**options, "cleanup_socket": False}  # other workers accept there too
+    return await loop.create_unix_server(server, sock=bound, **options)
 
 
-async def _answers(path: Path) -> bool:
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-def _stop_signal(grace: float) -> asyncio.Event:
-    """Set by SIGTERM and SIGINT. From then on the process has ``grace`` seconds; another
-    SIGINT ends it at once."""
+def _stop_signal(grace: float, supervisor: int | None) -> asyncio.Event:
+    """Set by SIGTERM, SIGINT and SIGHUP, or the end of the supervisor. From then on the process
+    has ``grace`` seconds; another SIGINT ends it at once."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -150,12 +136,30 @@ def _stop_signal(grace: float) -> asyncio.Event:
         if signal.getsignal(signal.SIGALRM) is not _give_up:
             signal.signal(signal.SIGALRM, _give_up)
             signal.setitimer(signal.ITIMER_REAL, max(grace, 0.001))  # 0 would be never
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if supervisor is None:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
             loop.call_soon_threadsafe(stop.set)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    def orphaned(fd: int) -> None:
+        loop.remove_reader(fd)
+        _log.error("The supervisor has ended; so does worker %d", os.getpid())
+        begin(signal.SIGTERM, None)
+
+    if supervisor is not None:
+        signal.signal(signal.SIGTERM, begin)
+        loop.add_reader(supervisor, orphaned, supervisor)
+        return stop
+    for number in stop_signals():
         signal.signal(number, begin)
     return stop
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Those that stop the server. A terminal that is closed does, unless nohup was used."""
+    heeded = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heeded.append(signal.SIGHUP)
+    return heeded
 
 
 def _give_up(number: int, frame: object) -> None:
@@ -184,13 +188,6 @@ def why_unavailable(error: TusError, directory: Path) -> str:
     if isinstance(error, StoreUnavailable):
         return error.explanation
     return f"{directory} cannot be used: {reason_of(error.__cause__ or error)}"
-
-
-def reason_of(error: BaseException) -> str:
-    """In the words of the system, without numbers and names of functions."""
-    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
-        return os.strerror(error.errno)
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _uvloop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -32,9 +32,9 @@ from aiotus_server.arguments import (
 )
 from aiotus_server.cli import listening_of, main, serve_parser, settings_of
 from aiotus_server.flags import GC_GROUPS, SERVE_GROUPS
+from aiotus_server.listening import Listening
 from aiotus_server.options import EXTENSIONS
 from aiotus_server.server import utc_now
-from aiotus_server.serving import Listening
 
 from .http.client import OCTETS, TUS, Connection, Reply, head
 
@@ -202,6 +202,7 @@ SETTINGS: dict[str, tuple[list[str], Any]] = {
     "directory": (["--dir=/srv/uploads"], Path("/srv/uploads")),
     "prefix": (["--prefix=/up/"], "/up/"),
     "durability": (["--durability=always"], Durability.ALWAYS),
+    "shared": (["--shared"], True),
 }
 
 LISTENING: dict[str, tuple[list[str], Any]] = {
@@ -211,6 +212,8 @@ LISTENING: dict[str, tuple[list[str], Any]] = {
     "reuse_port": (["--reuse-port"], True),
     "access_log": (["--access-log"], True),
     "grace": (["--grace=1m"], 60.0),
+    "workers": (["--workers=4"], 4),
+    "affinity": (["--no-affinity"], False),
     "uvloop": (["--no-uvloop"], False),
 }
 
@@ -287,6 +290,12 @@ def test_an_empty_variable_is_none() -> None:
     assert settings_of(read(**empty)) == settings_of(read())
 
 
+@pytest.mark.parametrize("flag", ["--workers=2", "--reuse-port", "--shared"])
+def test_the_directory_is_shared_when_other_processes_may_use_it(flag: str) -> None:
+    assert settings_of(read(flag)).shared
+    assert not settings_of(read("--workers=1")).shared
+
+
 def test_no_cors_is_no_cors_whatever_else_is_said_of_it() -> None:
     assert options("--no-cors").cors is None
     assert options("--no-cors", AIOTUS_CORS_ORIGIN="https://a.example").cors is None
@@ -327,6 +336,9 @@ MISTAKES = [
     (["--log-level=loud"], "argument --log-level: 'loud' is none of debug, info,"),
     (["--tls-key=key.pem"], "tls-key needs tls-cert"),
     (["--dir="], "argument --dir: must not be empty"),
+    (["--workers=0"], "argument --workers: '0' is not a number of processes: 1 to 999"),
+    (["--workers=x"], "argument --workers: 'x' is not a number of processes: 1 to 999"),
+    (["--workers=1000"], "argument --workers: '1000' is not a number of processes: 1 to 999"),
     (["--no-such-option"], "unrecognized arguments: --no-such-option"),
     (["--max"], "unrecognized arguments: --max"),
     (["no-such-command"], "unrecognized arguments: no-such-command"),

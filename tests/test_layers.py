@@ -48,9 +48,11 @@ RINGS = {
         "cli",
         "downloading",
         "flags",
+        "listening",
         "location",
         "serving",
         "web",
+        "workers",
     },
 }
 
