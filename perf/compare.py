@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import shutil
 import tempfile
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import certificate, machine, peers, report
-from .client import Endpoint, Refused
+from .client import Endpoint
 from .running import Missing, Server
-from .scenarios import SCENARIOS, Bench, Scenario, Subject, Unsupported, Values, Wrong
+from .scenarios import SCENARIOS, Bench, Scenario, Subject, Values
+from .scenarios.base import settle
 from .source import Source
 from .summary import LIMIT
 
@@ -115,8 +115,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             tls=certificate.make(works[0]) if "tls" in options.scenarios else None,
         )
         for number, work in enumerate(works):
-            for record in _measure_all(options, subjects, bench, work, first=number == 0):
-                results["records"].append(record)
+            records = _measure_all(options, subjects, bench, work, first=number == 0)
+            results["records"].extend(records)
     return results
 
 
@@ -144,6 +144,7 @@ def _about(scenario: Scenario) -> dict[str, Any]:
         "unit": scenario.unit,
         "limit_title": scenario.limit_title,
         "beside": scenario.beside,
+        "charted": scenario.charted,
         "extra": dict(scenario.extra),
     }
 
@@ -192,7 +193,7 @@ def _measure_all(
     """A record for each measurement in one file system; all scenarios in the first only."""
     kind = machine.file_system(work)
     for scenario, number, server in _turns(options, list(subjects)):
-        if not (first or scenario.small) or not _applies(scenario, subjects.get(server)):
+        if not (first or scenario.everywhere) or not _applies(scenario, subjects.get(server)):
             continue
         folder = work / f"{scenario.name}-{number}-{server}"
         record = {
@@ -202,9 +203,9 @@ def _measure_all(
             "server": server,
             **_measure(scenario, subjects.get(server), folder, bench),
         }
-        if not scenario.small or kind == "tmpfs":
+        if not scenario.kept or kind == "tmpfs":
             shutil.rmtree(folder, ignore_errors=True)
-        os.sync()  # what is still to be written is not to disturb the next
+        settle()
         say(_line(record, scenario))
         yield record
 
@@ -240,7 +241,7 @@ def _measure(
             assert scenario.limit is not None
             return {"values": scenario.limit(folder, bench)}
         return {"values": scenario.measure(subject, folder, bench)}
-    except (Unsupported, Refused, Missing, Wrong, OSError, KeyError) as error:
+    except Exception as error:  # whatever a server does must not end the run
         return {"why": str(error) or type(error).__name__}
 
 

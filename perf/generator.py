@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from .client import OCTETS, Client
+from .client import METADATA, OCTETS, Client, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,6 +59,7 @@ class Script:
 
     def _post(self, fields: str, body: bytes) -> bytes:
         lengths = f"Upload-Length: {len(self._given)}\r\nContent-Length: {len(body)}\r\n"
+        fields += f"Upload-Metadata: {METADATA}\r\n"
         return f"POST {self._path} {TUS}{fields}{lengths}\r\n".encode() + body
 
     def _inspect(self) -> bytes:
@@ -73,6 +74,8 @@ def count(endpoint: Endpoint, script: str, seconds: float, given: str) -> dict[s
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         results = pool.starmap(_work, jobs)
     times = sorted(time for good, _, _ in results for time in good)
+    if not times:
+        raise Refused(f"none of {sum(bad for _, bad, _ in results)} answers was a success")
     return {
         "requests": len(times),
         "rate": sum(len(good) / elapsed for good, _, elapsed in results),
@@ -94,10 +97,10 @@ def _work(
         for client in [Client(endpoint) for _ in range(connections)]:
             client.socket.sendall(script.request())
             selector.register(client.socket, selectors.EVENT_READ, [time.perf_counter()])
-        while (now := time.perf_counter()) - begun < seconds:
+        while time.perf_counter() - begun < seconds:
             for key, succeeded, answer in _answers(selector):
                 if succeeded:
-                    good.append(now - key.data[0])
+                    good.append(time.perf_counter() - key.data[0])
                     script.answered(answer)
                 else:
                     bad += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import chart
@@ -11,6 +12,8 @@ from .summary import LIMIT, NONE, TIMES, Row, Table, cpu_unit, tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    Column = tuple[str, Callable[[Row], float | None]]  # a title, and what of a row is below it
 
 
 def write(results: dict[str, Any], output: Path) -> list[Path]:
@@ -64,12 +67,17 @@ def _about(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _table(table: Table, results: dict[str, Any]) -> Iterator[str]:
-    columns = _columns(table, results)
-    yield "| | " + " | ".join(columns) + " |"
+    # What was measured for nobody has no column.
+    columns = [
+        column
+        for column in _columns(table, results)
+        if any(column[1](row) is not None for row in table.rows)
+    ]
+    yield "| | " + " | ".join(title for title, _ in columns) + " |"
     yield "|---|" + "---|" * len(columns)
     for row in table.rows:
         title = table.about["limit_title"] if row.server == LIMIT else _title(row, results)
-        yield f"| {title} | " + " | ".join(cell(row) for cell in columns.values()) + " |"
+        yield f"| {title} | " + " | ".join(number(value_of(row)) for _, value_of in columns) + " |"
     for row in table.rows:
         if row.why:
             yield f"\n{_title(row, results)}: {_one_line(row.why)}."
@@ -77,23 +85,23 @@ def _table(table: Table, results: dict[str, Any]) -> Iterator[str]:
             yield f"\n{_title(row, results)}: {row.errors:.0f} answers were errors."
 
 
-def _columns(table: Table, results: dict[str, Any]) -> dict[str, Callable[[Row], str]]:
+def _columns(table: Table, results: dict[str, Any]) -> Iterator[Column]:
     about = table.about
-    columns: dict[str, Callable[[Row], str]] = {}
-    if about["unit"]:
-        columns[about["unit"]] = lambda row: number(row.median)
-        columns["best"] = lambda row: number(row.best)
-    if table.limit is not None or about["beside"]:
-        what = results["scenarios"].get(about["beside"], {}).get("title")
-        columns[f"of its {what}" if what else "of the limit"] = lambda row: number(row.of_limit)
+    yield about["unit"], lambda row: row.median
+    yield "best", lambda row: row.best
+    beside = results["scenarios"].get(about["beside"], {}).get("title")
+    yield (f"of its {beside}" if beside else "of the limit"), lambda row: row.of_limit
     reference = results["servers"].get(results["reference"])
-    if about["unit"] and reference:
-        columns[f"{TIMES} {reference['title']}"] = lambda row: number(row.ratio)
+    if reference:
+        yield f"{TIMES} {reference['title']}", lambda row: row.ratio
     for key, title in about["extra"].items():
-        columns[title] = lambda row, key=key: number(row.extra.get(key))  # type: ignore[misc]
-    columns[f"CPU, {cpu_unit(about)}"] = lambda row: number(row.cpu)
-    columns["peak RSS, MiB"] = lambda row: number(row.rss)
-    return columns
+        yield title, partial(_extra, key)
+    yield f"CPU, {cpu_unit(about)}", lambda row: row.cpu
+    yield "peak RSS, MiB", lambda row: row.rss
+
+
+def _extra(key: str, row: Row) -> float | None:
+    return row.extra.get(key)
 
 
 def _title(row: Row, results: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .client import METADATA
 from .running import Missing
 
 if TYPE_CHECKING:
@@ -21,13 +22,19 @@ def is_there() -> bool:
     return shutil.which("wrk") is not None
 
 
-def count(
-    endpoint: Endpoint, script: str, seconds: float, *arguments: str, connections: int = CONNECTIONS
-) -> dict[str, float]:
-    """Requests a second (``rate``), ``requests``, ``p50_ms``, ``p99_ms``, ``errors``: answers of
+def count(endpoint: Endpoint, script: str, seconds: float, given: str) -> dict[str, float]:
+    """``given`` is the file that the script needs. Requests a second (``rate``), ``requests``, ``p50_ms``, ``p99_ms``, ``errors``: answers of
     400 and above, and requests without an answer."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
-    command += ["-s", str(SCRIPTS / f"{script}.lua"), endpoint.url, "--", endpoint.path, *arguments]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
+    command += [
+        "-s",
+        str(SCRIPTS / f"{script}.lua"),
+        endpoint.url,
+        "--",
+        endpoint.path,
+        given,
+        METADATA,
+    ]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=seconds * 3 + 60
     )

@@ -1,4 +1,4 @@
--- POST, then PATCH of what it made; arguments: path of creation, file with the body
+-- POST, then PATCH of what it made; arguments: path of creation, file with the body, metadata
 dofile(debug.getinfo(1, "S").source:sub(2):match("^(.*/)") .. "report.lua")
 
 local creation, body
@@ -9,6 +9,7 @@ function init(arguments)
    creation = wrk.format("POST", arguments[1], {
       ["Tus-Resumable"] = "1.0.0",
       ["Upload-Length"] = tostring(#body),
+      ["Upload-Metadata"] = arguments[3],
    })
 end
 

@@ -1,4 +1,4 @@
--- creation-with-upload; arguments: path of creation, file with the body
+-- creation-with-upload; arguments: path of creation, file with the body, metadata
 dofile(debug.getinfo(1, "S").source:sub(2):match("^(.*/)") .. "report.lua")
 
 local text
@@ -8,6 +8,7 @@ function init(arguments)
    text = wrk.format("POST", arguments[1], {
       ["Tus-Resumable"] = "1.0.0",
       ["Upload-Length"] = tostring(#body),
+      ["Upload-Metadata"] = arguments[3],
       ["Content-Type"] = "application/offset+octet-stream",
    }, body)
 end

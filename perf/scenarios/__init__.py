@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from . import bulk, small
+from . import bulk, checksums, files, million, slow, small
 from .base import Bench, Scenario, Subject, Unsupported, Values, Wrong
 
-SCENARIOS = {scenario.name: scenario for module in (bulk, small) for scenario in module.SCENARIOS}
+MODULES = (bulk, small, checksums, files, slow, million)
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario for module in MODULES for scenario in module.SCENARIOS
+}
 
 __all__ = ["SCENARIOS", "Bench", "Scenario", "Subject", "Unsupported", "Values", "Wrong"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import contextmanager, nullcontext
@@ -74,8 +75,9 @@ class Scenario:
 
     Scenarios of one ``group`` are measured in the same rounds. ``limit`` measures what the
     values are held against, said in ``limit_title``; or ``beside`` names another scenario.
-    ``small``: many files, kept to the end of the run, measured on all folders. ``extra`` has
-    titles of further values that the report shows.
+    ``kept``: many files, to be removed at the end of the run only; ``everywhere``: measured on
+    all folders. ``extra`` has titles of further values that the report shows; a scenario without
+    a unit has only these. ``charted``: has a panel in the chart, if it has a unit.
     """
 
     name: str
@@ -86,7 +88,9 @@ class Scenario:
     limit: Callable[[Path, Bench], Values] | None = None
     limit_title: str = ""
     beside: str | None = None
-    small: bool = False
+    kept: bool = False
+    charted: bool = True
+    everywhere: bool = False
     ours_only: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -94,7 +98,7 @@ class Scenario:
 @contextmanager
 def warm(subject: Subject, folder: Path, tls: Tls | None = None) -> Iterator[Server]:
     """A server that has had its first uploads. Raises Unsupported or Refused."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with subject.start(folder, tls) as server:
         for _ in range(4):
             with Client(server.endpoint) as client:
@@ -107,6 +111,18 @@ def warm(subject: Subject, folder: Path, tls: Tls | None = None) -> Iterator[Ser
                     Content_Type="application/offset+octet-stream",
                 )
         yield server
+
+
+def settle() -> None:
+    """Write to the disk what is still to be written, so that it does not disturb."""
+    os.sync()
+
+
+def offers(server: Server, header: str) -> list[str]:
+    """What the server lists in that header of its answer to OPTIONS."""
+    with Client(server.endpoint) as client:
+        reply = client.request("OPTIONS", server.endpoint.path)
+    return [word.strip() for word in reply.headers.get(header, "").split(",")]
 
 
 def costs(server: Server, cpu: float | None) -> Values:
@@ -157,7 +173,7 @@ def check(server: Server, source: Source, paths: Sequence[str], size: int) -> No
     """
     if server.folder is None:
         for number, path in enumerate(paths):
-            _check_by_get(server, source, path, start_of(number), size)
+            check_by_get(server, source, path, start_of(number), size)
         return
     wanted = {
         bytes(next(source.pieces(start_of(number), 64))): number for number in range(len(paths))
@@ -172,7 +188,7 @@ def check(server: Server, source: Source, paths: Sequence[str], size: int) -> No
         raise Wrong(f"{len(wanted)} of {len(paths)} uploads are not in the folder")
 
 
-def _check_by_get(server: Server, source: Source, path: str, start: int, size: int) -> None:
+def check_by_get(server: Server, source: Source, path: str, start: int, size: int) -> None:
     with Client(server.endpoint) as client:
         if client.offset(path) != size:
             raise Wrong(f"{path} is not complete")

@@ -68,15 +68,11 @@ def _append(client: Client, path: str, source: Source, start: int, each: int, pi
 
 
 def bare(count: int, size: int, pieces: int = 1) -> Callable[[Path, Bench], Values]:
-    """The same bytes to the bare loop: one thread for one connection, else one for each or one
-    for all, whichever is faster."""
+    """The same bytes to the bare loop, which has a thread for each connection."""
 
     def measure(folder: Path, bench: Bench) -> Values:
         each, per_upload = _shape(bench, size, pieces)
-        kinds = ["threads"] if count == 1 else ["threads", "one"]
-        results = [_bare(folder / kind, kind, bench, count, each, per_upload) for kind in kinds]
-        best = max(results, key=lambda values: values["value"])
-        return {**best, "one_thread": float(results.index(best))}
+        return _bare(folder, "receive", bench, count, each, per_upload)
 
     return measure
 
@@ -113,11 +109,7 @@ def bare_launch(kind: str, size: int, tls: Tls | None = None) -> Launch:
 
 def _pour(connection: socket.socket, source: Source, start: int, each: int, pieces: int) -> None:
     for number in range(pieces):
-        if hasattr(connection, "cipher"):
-            for piece in source.pieces(start + number * each, each):
-                connection.sendall(piece)
-        else:
-            source.send(connection, start + number * each, each)
+        source.send(connection, start + number * each, each)
         if connection.recv(1) != b"k":
             raise Refused("the bare loop ended")
 

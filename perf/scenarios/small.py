@@ -80,7 +80,7 @@ def _uploads_in(folder: Path) -> Iterator[Path]:
                     yield path
 
 
-_scenario = partial(Scenario, unit="requests/s", small=True)
+_scenario = partial(Scenario, unit="requests/s", kept=True, everywhere=True)
 
 SCENARIOS = (
     _scenario(
