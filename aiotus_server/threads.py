@@ -29,22 +29,28 @@ class _Result(asyncio.Future[Any]):
         return False
 
 
+_Job = tuple["_Mailbox", _Result, "Callable[..., Any]", tuple[Any, ...]]
+
+
 class _Mailbox:
     """Results on their way to one event loop, one wake-up for all that wait."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._results: deque[tuple[_Result, Any, BaseException | None]] = deque()
         self._awaited = False
 
     def put(self, future: _Result, result: Any, error: BaseException | None) -> None:
         self._results.append((future, result, error))
+
+    def announce(self) -> None:
+        """Have the loop deliver what was put in."""
         if not self._awaited:
             self._awaited = True
             with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._deliver)
+                self.loop.call_soon_threadsafe(self.deliver)
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
         self._awaited = False
         while self._results:
             future, result, error = self._results.popleft()
@@ -55,6 +61,19 @@ class _Mailbox:
                 future.set_result(result)
             else:
                 future.set_exception(error)
+
+
+def _do(job: _Job) -> None:
+    """One job. Nothing of it is kept alive afterwards but its result, until it is delivered."""
+    mailbox, future, function, args = job
+    result: Any = None
+    error: BaseException | None = None
+    try:
+        result = function(*args)
+    except BaseException as caught:
+        error = caught
+    mailbox.put(future, result, error)
+    del error  # it refers to this frame
 
 
 class Threads:
@@ -71,7 +90,7 @@ class Threads:
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self._queue: SimpleQueue[tuple[_Mailbox, _Result, Callable[..., Any], Any]] = SimpleQueue()
+        self._queue: SimpleQueue[_Job] = SimpleQueue()
         self._started = 0
         self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (
             WeakKeyDictionary()
@@ -101,18 +120,126 @@ class Threads:
         _work(queue)
 
 
-def _work(queue: SimpleQueue[tuple[_Mailbox, _Result, Callable[..., Any], Any]]) -> None:
+def _work(queue: SimpleQueue[_Job]) -> None:
     while True:
-        mailbox, future, function, args = queue.get()
-        result: Any = None
-        error: BaseException | None = None
+        job = queue.get()
+        _do(job)
+        job[0].announce()
+        del job  # not to be kept alive until the next call
+
+
+class _Counter(_Mailbox):
+    """The mailbox of a loop that has work for a lane."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.called = False  # the lane begins soon
+        self.watched = False
+
+
+class Lane:
+    """Threads for operations of microseconds: one does them one after the other, and hands all
+    that it has done to the event loop at once.
+
+    Threads that take turns, with the loop and with each other, cost more than such operations:
+    each system call lets go of the GIL, and each that waits for it is woken. So work begins
+    when the loop has handed out all that it had, and one thread does it. Another is called only
+    when that one has done nothing for ``PATIENCE``: the disk has kept it.
+    """
+
+    PATIENCE = 0.005  # seconds
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._jobs: deque[_Job] = deque()
+        self._idle: list[threading.Lock] = []  # one for each thread that sleeps; it holds it
+        self._started = 0
+        self._done = 0
+        self._counters: WeakKeyDictionary[asyncio.AbstractEventLoop, _Counter] = WeakKeyDictionary()
+
+    def submit(self, function: Callable[..., _T], *args: object) -> asyncio.Future[_T]:
+        """Begin ``function(*args)`` in a thread, soon; the future cannot be cancelled."""
+        loop = asyncio.get_running_loop()
+        counter = self._counters.get(loop)
+        if counter is None:
+            counter = self._counters[loop] = _Counter(loop)
+        future = _Result(loop=loop)
+        self._jobs.append((counter, future, function, args))
+        if not counter.called:
+            counter.called = True
+            loop.call_soon(self._begin, counter)
+        return future
+
+    async def run(self, function: Callable[..., _T], *args: object) -> _T:
+        return await self.submit(function, *args)
+
+    def _begin(self, counter: _Counter) -> None:
+        counter.called = False
+        if len(self._idle) == self._started:
+            self._wake()
+        if not counter.watched:
+            self._watch(counter)
+
+    def _watch(self, counter: _Counter) -> None:
+        counter.watched = True
+        counter.loop.call_later(self.PATIENCE, self._look, counter, self._done)
+
+    def _look(self, counter: _Counter, done: int) -> None:
+        counter.watched = False
+        counter.deliver()
+        if self._jobs:
+            if self._done == done:
+                self._wake()
+            self._watch(counter)
+
+    def _wake(self) -> None:
         try:
-            result = function(*args)
-        except BaseException as caught:
-            error = caught
-        mailbox.put(future, result, error)
-        # Not to be kept alive until the next call.
-        del mailbox, future, function, args, result, error
+            self._idle.pop().release()
+        except IndexError:
+            if self._started < self._size:
+                self._started += 1
+                name = f"{self._name}-{self._started}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _work(self) -> None:
+        jobs, idle = self._jobs, self._idle
+        asleep = threading.Lock()
+        asleep.acquire()
+        while True:
+            while jobs:
+                self._do_some(jobs)
+            idle.append(asleep)
+            if not jobs or not _taken_from(idle, asleep):
+                asleep.acquire()
+
+    def _do_some(self, jobs: deque[_Job]) -> None:
+        """What is there now; what comes meanwhile is for the next time."""
+        counters = set()
+        for _ in range(len(jobs)):
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                break  # another thread helps
+            _do(job)
+            self._done += 1
+            counters.add(job[0])
+            del job
+        for counter in counters:
+            counter.announce()
+
+
+def _taken_from(idle: list[threading.Lock], asleep: threading.Lock) -> bool:
+    """False: somebody has taken it already, to wake its thread."""
+    try:
+        idle.remove(asleep)
+    except ValueError:
+        return False
+    return True
 
 
 _everywhere: set[int] = set()  # the cores of this process, once it is pinned
@@ -129,7 +256,9 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
 
 
-# What takes microseconds to milliseconds: opening, writing a piece, reading an info file.
+# What takes microseconds: opening, reading an info file, writing a small body.
+small = Lane(4, "tus-small")
+# What takes up to milliseconds: reading and writing pieces, hashing.
 quick = Threads(4, "tus-quick", with_loop=True)
 # What moves the bytes of large bodies. It hardly needs the GIL, and shares itself out.
 pumping = Threads(max(4, 2 * (os.cpu_count() or 1)), "tus-pump")

@@ -61,7 +61,7 @@ class DiskStore(
         self.durability = Durability(durability)
         self._opened: Files | None = None
         # So that a HEAD does not wait behind somebody's flush.
-        self._ending = threads.quick if self.durability is Durability.NONE else threads.syncing
+        self._ending = threads.small if self.durability is Durability.NONE else threads.syncing
 
     async def open(self, *, shared: bool) -> None:
         await threads.slow.run(self._open, shared)
@@ -82,7 +82,7 @@ class DiskStore(
             await threads.slow.run(files.close)
 
     async def free_space(self) -> int | None:
-        return await threads.quick.run(self._free_space)
+        return await threads.small.run(self._free_space)
 
     def _free_space(self) -> int:
         numbers = os.statvfs(self.root)
@@ -95,21 +95,21 @@ class DiskStore(
         return path_of(self.root, upload.upload_id)
 
     async def get(self, upload_id: str) -> Upload:
-        return await threads.quick.run(self._files.get, upload_id)
+        return await threads.small.run(self._files.get, upload_id)
 
     async def create(self, upload: Upload, body: Body) -> Upload:
         whole = body.buffered()
-        pool = self._ending if body.received == upload.length else threads.quick
+        pool = self._ending if body.received == upload.length else threads.small
         return await pool.run(self._files.create, upload, body, whole)
 
     async def append(self, upload: Upload, body: Body) -> Upload:
         if body.buffered():
             return await self._ending.run(self._files.append_whole, upload, body)
-        fd = await threads.quick.run(self._files.begin_append, upload, body.atomic)
+        fd = await threads.small.run(self._files.begin_append, upload, body.atomic)
         try:
             await body.copy_to(fd, upload.offset)
         except BaseException:
-            await threads.quick.run(os.close, fd)
+            await threads.small.run(os.close, fd)
             raise
         return await self._ending.run(self._files.end_append, upload, body, fd)
 
@@ -117,7 +117,7 @@ class DiskStore(
         return await threads.quick.run(self._files.rewind, upload)
 
     async def declare_length(self, upload: Upload, length: int) -> Upload:
-        return await threads.quick.run(self._files.change, replace(upload, length=length))
+        return await threads.small.run(self._files.change, replace(upload, length=length))
 
     async def finish(self, upload: Upload, outcome: Outcome) -> Upload:
         pool = self._ending if upload.path is None else threads.slow
@@ -164,7 +164,7 @@ class DiskStore(
         return await threads.slow.run(self._files.concatenate, upload, parts, stopped)
 
     async def waiting_for(self, upload_id: str) -> Sequence[str]:
-        return await threads.quick.run(self._files.waiting_for, upload_id)
+        return await threads.small.run(self._files.waiting_for, upload_id)
 
     async def waiting(self) -> Sequence[str]:
         return await threads.slow.run(self._files.waiting)
@@ -178,7 +178,7 @@ class DiskStore(
             yield file
 
     async def read(self, upload: Upload, start: int, stop: int) -> AsyncGenerator[bytes]:
-        fd = await threads.quick.run(self._files.open_for_reading, upload)
+        fd = await threads.small.run(self._files.open_for_reading, upload)
         try:
             while start < stop:
                 size = min(READ_PIECE, stop - start)
@@ -188,7 +188,7 @@ class DiskStore(
                 start += len(piece)
                 yield piece
         finally:
-            await threads.quick.run(os.close, fd)
+            await threads.small.run(os.close, fd)
 
     @property
     def _files(self) -> Files:
