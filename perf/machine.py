@@ -49,4 +49,4 @@ def _wrk_version() -> str:
         told = subprocess.run(["wrk", "-v"], check=False, capture_output=True, text=True).stdout
     except OSError:
         return "perf.generator"
-    return " ".join(told.split()[:2])
+    return f"{' '.join(told.split()[:2])}, for HEAD perf.generator"
