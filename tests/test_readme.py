@@ -384,10 +384,12 @@ async def process(command: Sequence[str], environment: dict[str, str]) -> AsyncI
         error.add_note(f"{shlex.join(command)} printed:\n{output.decode()}")
         raise
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):
-            await printed
+            # Again and again: a worker of gunicorn's that is just starting does not hear it.
+            while not printed.done():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(running.pid, signal.SIGTERM)
+                await asyncio.wait([printed], timeout=1)
 
 
 async def output_of(command: Sequence[str], environment: dict[str, str]) -> bytes:

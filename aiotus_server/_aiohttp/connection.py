@@ -126,7 +126,7 @@ class TusRequestHandler(RequestHandler):
         self._stopping = True
         if self.tus_source is not None:
             self.tus_source.interrupt(ServerStopping())
-        if self._draining is not None:
+        if self._draining is not None and not self._draining.expired():
             self._draining.reschedule(self._loop.time() + SHORT_DRAIN_TIME)
 
     def adopt(self, source: RequestSource) -> None:
@@ -146,10 +146,17 @@ class TusRequestHandler(RequestHandler):
         if isinstance(resp, web.StreamResponse) and self._is_hopeless(request, source):
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
-        if not finished[1] and not finished[0].keep_alive:
+        if finished[1]:
+            return finished
+        if finished[0].keep_alive:
+            # aiohttp would wait too, but not hear that the server stops.
+            await self._take_rest(payload, DRAIN_TIME)
+            if payload.is_eof():
+                return finished
+        else:
             late = self._stopping or (source is not None and source.silent)
             await self._drain(payload, SHORT_DRAIN_TIME if late else DRAIN_TIME)
-            self.force_close()
+        self.force_close()
         return finished
 
     def _is_hopeless(self, request: Any, source: RequestSource | None) -> bool:
@@ -172,6 +179,9 @@ class TusRequestHandler(RequestHandler):
             return
         if transport.can_write_eof():
             transport.write_eof()
+        await self._take_rest(payload, seconds)
+
+    async def _take_rest(self, payload: StreamReader, seconds: float) -> None:
         end = payload.total_bytes + DRAIN_SIZE
         try:
             async with asyncio.timeout(seconds) as self._draining:

@@ -112,7 +112,7 @@ class RequestSource(Source):
 
     def interrupt(self, error: TusError) -> None:
         super().interrupt(error)
-        if self._waiting is not None:
+        if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(self._loop.time())
         if self._pump is not None:
             self._pump.wake()
