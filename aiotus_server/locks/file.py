@@ -144,18 +144,18 @@ class _Request(AbstractAsyncContextManager[Lock]):
     async def _take_turn(self, station: _Station, offset: int, lock: Lock) -> None:
         """Whoever holds the lock when it cannot be taken had joined before, and so had renewed
         the token: if that is the one we know, the holder has been told, and will send news."""
-        met = b""
+        file, met = station.neighbours.file, b""
         while True:
             self._news.clear()
             elder = station.elder(self.want)
             if elder is None and station.take(offset, lock):
                 return
-            token = station.neighbours.file.token()
+            patience = GRACE if elder and file.is_free(offset) else None
+            token = file.token()
             if token != met:
                 met = token
                 station.meet()
                 continue
-            patience = GRACE if elder and station.neighbours.file.is_free(offset) else None
             try:
                 async with asyncio.timeout(patience):
                     await self._news.wait()
@@ -247,6 +247,7 @@ class _Station:
     # What the neighbours say
 
     def wanted(self, channel: Channel, want: Want) -> None:
+        self.news(want.offset)  # whoever waits here may not have met that one
         locks = self._held.get(want.offset)
         if not locks:
             channel.send(Free(want.offset))

@@ -96,8 +96,7 @@ def _bare(
         values = throughput(server, partial(at_once, works), count * each * pieces)
         for connection in connections:
             connection.close()
-        if pieces == 1:
-            check(server, bench.source, [""] * count, each)
+        check(server, bench.source, [""] * count, each * pieces)
         return values
 
 

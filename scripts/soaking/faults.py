@@ -89,6 +89,7 @@ class Faults:
             self.tally.error(f"{kind.__name__}: {error}")
         except OSError:
             self.tally.counts["lost"] += 1  # the server is just being started again
+            await self._pause(0.2)
 
     # Not even a request
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 KIB, MIB = 1024, 1024 * 1024
 ROUND = 30.0  # seconds; shorter in short runs
-LEAST_ROUNDS = 4
+LEAST_ROUNDS = 3
+LEAST_LOAD = 1.0  # seconds of each
+QUIET = 1.0  # seconds without a change
 REMEMBERED = 5000  # uploads that are asked for at the end
 KEPT = 64 * KIB  # bytes; longer uploads are deleted, to spare the disk
 AT_ONCE = 2.0  # seconds in which a HEAD must be answered when nothing else goes on
@@ -84,10 +86,9 @@ class Soak:
         """Raises Trouble when there is no server any more."""
         rounds = max(LEAST_ROUNDS, round(self._seconds / ROUND))
         restarts = self._restarts_by_round(rounds)
-        begun = time.monotonic()
+        load = max(LEAST_LOAD, self._seconds / rounds - QUIET)
         for number in range(rounds):
-            end = begun + self._seconds * (number + 1) / rounds
-            await self._round(end, restarts.get(number, []))
+            await self._round(time.monotonic() + load, restarts.get(number, []))
             sample = await self._quiet()
             # The server has just been started until now: it has yet to warm up.
             if number >= max(restarts, default=-1) + (1 if restarts else 0):
@@ -172,7 +173,7 @@ class Soak:
         """A sample when nothing is left to be closed, or when it takes too long."""
         deadline = time.monotonic() + SETTLING
         before, since = self._server.sample(), time.monotonic()
-        while time.monotonic() < min(deadline, since + 1.0):
+        while time.monotonic() < min(deadline, since + QUIET):
             await asyncio.sleep(0.1)
             sample = self._server.sample()
             if sample.descriptors < before.descriptors:
