@@ -33,39 +33,39 @@ async def send(
 
     What cannot be opened raises before the head is sent. A client that leaves is no error.
     """
-    size = selection.stop - selection.start
-    fd = await store.open_bytes(upload) if size >= SENDFILE_SIZE else None
-    if fd is None:
-        await _send_pieces(request, response, store, upload, selection)
-        return
     try:
-        await response.prepare(request)
-        if not await _aiohttp.send_file(request, response, fd, selection.start, selection.stop):
-            await _send_pieces(request, response, store, upload, selection)
+        await _send(request, response, store, upload, selection)
     except ConnectionError:
         _aiohttp.drop(request)
-    except EOFError as error:
+    except Exception as error:
+        if not response.prepared:
+            raise
+        # Another answer would be taken for the file's bytes.
         _log.error("The download of %s ended early: %s", upload.upload_id, error)
         _aiohttp.drop(request)
-    finally:
-        await threads.quick.run(os.close, fd)
 
 
-async def _send_pieces(
+async def _send(
     request: web.Request,
     response: web.StreamResponse,
     store: ReadableStore,
     upload: Upload,
     selection: Selection,
 ) -> None:
-    async with aclosing(store.read(upload, selection.start, selection.stop)) as pieces:
-        # The first piece before the head: what cannot be opened can still be told.
-        first = await anext(pieces, b"") if selection.stop > selection.start else b""
+    size = selection.stop - selection.start
+    fd = await store.open_bytes(upload) if size >= SENDFILE_SIZE else None
+    if fd is not None:
         try:
             await response.prepare(request)
-            if first:
-                await response.write(first)
-                async for piece in pieces:
-                    await response.write(piece)
-        except ConnectionError:
-            pass
+            if await _aiohttp.send_file(request, response, fd, selection.start, selection.stop):
+                return
+        finally:
+            await threads.quick.run(os.close, fd)
+    async with aclosing(store.read(upload, selection.start, selection.stop)) as pieces:
+        # The first piece before the head: what cannot be opened can still be told.
+        first = await anext(pieces, b"") if size else b""
+        await response.prepare(request)
+        if first:
+            await response.write(first)
+            async for piece in pieces:
+                await response.write(piece)

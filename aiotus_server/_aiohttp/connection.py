@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
 
+    from .sendfile import Sender
     from .source import RequestSource
 
 # The unread rest of a refused body is read and dropped, so that the answer is not lost in a
@@ -38,6 +39,7 @@ class TusRequestHandler(RequestHandler):
         "_auto_decompress",
         "_draining",
         "_refused",
+        "_sender",
         "_stopping",
         "_taken_over",
         "tus_source",
@@ -46,6 +48,7 @@ class TusRequestHandler(RequestHandler):
 
     def __init__(self, manager: Any, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(manager, loop=loop, **kwargs)
+        self._sender: Sender | None = None
         self._auto_decompress = kwargs.get("auto_decompress", True)
         self._taken_over = False
         self.tus_source: RequestSource | None = None
@@ -126,6 +129,8 @@ class TusRequestHandler(RequestHandler):
         self._stopping = True
         if self.tus_source is not None:
             self.tus_source.interrupt(ServerStopping())
+        if self._sender is not None:
+            self._sender.stop()
         if self._draining is not None and not self._draining.expired():
             self._draining.reschedule(self._loop.time() + SHORT_DRAIN_TIME)
 
@@ -135,8 +140,15 @@ class TusRequestHandler(RequestHandler):
         if self._stopping:
             source.interrupt(ServerStopping())
 
+    def send_by(self, sender: Sender) -> None:
+        """The answer in hand is sent past aiohttp, by ``sender``."""
+        self._sender = sender
+        if self._stopping:
+            sender.stop()
+
     async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> Any:
         source, self.tus_source, self._refused = self.tus_source, None, None
+        self._sender = None
         if not self._messages:
             self.unanswered = None
         payload = request.content

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .. import threads
+from .connection import TusRequestHandler
 from .sockets import duplicate
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Then a thread takes up something else.
 QUANTUM = 64 * 1024 * 1024  # bytes
+# When the server stops, a client that takes no byte for so long is not waited for.
+STALL = 1.0  # seconds
 
 
 async def send_file(
@@ -33,15 +36,18 @@ async def send_file(
     connection = duplicate(transport) if transport is not None else None
     if transport is None or connection is None:
         return False
-    with connection:
-        transport.set_write_buffer_limits(0)
-        try:
-            writer.send_headers()
-            await _until_written(request.protocol, transport)
-            await _send(connection, fd, start, stop)
-        finally:
-            if not transport.is_closing():
-                transport.set_write_buffer_limits()
+    sender = Sender(connection)
+    if isinstance(request.protocol, TusRequestHandler):
+        request.protocol.send_by(sender)
+    transport.set_write_buffer_limits(0)
+    try:
+        writer.send_headers()
+        await _until_written(request.protocol, transport)
+        await sender.send(fd, start, stop)
+    finally:
+        connection.close()
+        if not transport.is_closing():
+            transport.set_write_buffer_limits()
     writer.output_size += stop - start
     return True
 
@@ -57,11 +63,39 @@ async def _until_written(protocol: Any, transport: asyncio.WriteTransport) -> No
         raise ConnectionResetError
 
 
-async def _send(connection: socket.socket, fd: int, start: int, stop: int) -> None:
-    while start < stop:
-        start += await threads.pumping.run(_send_some, connection, fd, start, stop)
-        if start < stop:
-            await _writable(connection)
+class Sender:
+    """Sends bytes of files on a non-blocking socket to which nobody else writes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._stopping = False
+        self._waiting: asyncio.Timeout | None = None
+
+    def stop(self) -> None:
+        """The server stops: from now on a client that takes nothing for STALL is left."""
+        self._stopping = True
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(self._loop.time() + STALL)
+
+    async def send(self, fd: int, start: int, stop: int) -> None:
+        while start < stop:
+            start += await threads.pumping.run(_send_some, self._connection, fd, start, stop)
+            if start < stop:
+                await self._room()
+
+    async def _room(self) -> None:
+        """Until there is room, or the client has gone."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(self._connection, _wake, waiter)
+        try:
+            async with asyncio.timeout(STALL if self._stopping else None) as self._waiting:
+                await waiter
+        except TimeoutError:
+            raise ConnectionAbortedError("the client does not read") from None
+        finally:
+            self._waiting = None
+            self._loop.remove_writer(self._connection)
 
 
 def _send_some(connection: socket.socket, fd: int, start: int, stop: int) -> int:
@@ -76,17 +110,6 @@ def _send_some(connection: socket.socket, fd: int, start: int, stop: int) -> int
             raise EOFError("the file is shorter than it was")
         offset += sent
     return offset - start
-
-
-async def _writable(connection: socket.socket) -> None:
-    """Until there is room, or the client has gone."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(connection, _wake, waiter)
-    try:
-        await waiter
-    finally:
-        loop.remove_writer(connection)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
