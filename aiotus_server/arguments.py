@@ -41,7 +41,7 @@ class Option:
         group.add_argument(
             f"--{self.name}",
             metavar=self.metavar,
-            type=_with_its_sentence(self.parse),
+            type=converted(self.parse),
             action="extend" if self.many else "store",
             default=argparse.SUPPRESS,
             help=f"{self.help} [{variable_of(self.name)}{default}]",
@@ -132,8 +132,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
 
 
-def _with_its_sentence(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """argparse shows the sentence of its own error only."""
+def converted(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """For argparse, which shows the sentence of its own error only."""
 
     def convert(text: str) -> Any:
         try:

@@ -36,7 +36,7 @@ from aiotus_server.listening import Listening
 from aiotus_server.options import EXTENSIONS
 from aiotus_server.server import utc_now
 
-from .http.client import OCTETS, TUS, Connection, Reply, head
+from .http.client import OCTETS, TUS, Connection, Reply, exchange, head
 
 if TYPE_CHECKING:
     import argparse
@@ -470,18 +470,6 @@ class Process:
             _, err = await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode, err.decode()
-
-
-async def exchange(
-    connection: Connection,
-    method: str,
-    path: str,
-    headers: Mapping[str, str] | None = None,
-    body: bytes = b"",
-) -> Reply:
-    length = {"Content-Length": str(len(body))} if body or method in ("POST", "PATCH") else {}
-    await connection.send(head(method, path, {**TUS, **length, **(headers or {})}) + body)
-    return await connection.reply(method=method)
 
 
 Start = Callable[..., Awaitable[Process]]

@@ -91,6 +91,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "video.mp4").write_bytes(DATA)
     (tmp_path / "uploads").mkdir()
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
     for block in PYTHON:
         if block.file_name:
             (tmp_path / block.file_name).write_text(block.text)

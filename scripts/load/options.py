@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from aiotus_server.arguments import parse_duration, parse_list, parse_size
+from aiotus_server.arguments import converted, parse_duration, parse_list, parse_size
 from aiotus_server.protocol.checksum import algorithms
 
 from .http import Cut
@@ -16,7 +16,7 @@ from .plan import Plan
 from .sizes import FORMS, parse_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 class Parser(argparse.ArgumentParser):
@@ -162,18 +162,6 @@ def plan_of(values: argparse.Namespace) -> Plan:
 # From text to values. Each raises ValueError.
 
 LARGEST_SHARE = 0.95  # of requests that are meant to fail; of more, none might ever get through
-
-
-def converted(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """argparse shows the sentence of its own error only."""
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert
 
 
 def parse_url(text: str) -> str:

@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop
-from scripts.load.options import Parser, converted, parse_count, parse_seconds
+from scripts.load.options import Parser, parse_count, parse_seconds
 from scripts.load.tally import Tally
 
 from .findings import MIB, leaks, table

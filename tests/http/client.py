@@ -148,6 +148,19 @@ def head(method: str, path: str, headers: Mapping[str, str] | None = None) -> by
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
+async def exchange(
+    connection: Connection,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+) -> Reply:
+    """One request on a connection that stays open."""
+    length = {"Content-Length": str(len(body))} if body or method in ("POST", "PATCH") else {}
+    await connection.send(head(method, path, {**TUS, **length, **(headers or {})}) + body)
+    return await connection.reply(method=method)
+
+
 @dataclass
 class Site:
     """A running server."""

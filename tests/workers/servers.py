@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..http.client import TUS, Connection, Reply, head
+from ..http.client import Connection, Reply, exchange
 
 if TYPE_CHECKING:
     import ssl
@@ -160,18 +160,6 @@ class Program:
         """The file with the bytes of an upload."""
         (file,) = self.folder.glob(f"uploads/??/{path.rpartition('/')[2]}")
         return file
-
-
-async def exchange(
-    connection: Connection,
-    method: str,
-    path: str,
-    headers: Mapping[str, str] | None = None,
-    body: bytes = b"",
-) -> Reply:
-    length = {"Content-Length": str(len(body))} if body or method in ("POST", "PATCH") else {}
-    await connection.send(head(method, path, {**TUS, **length, **(headers or {})}) + body)
-    return await connection.reply(method=method)
 
 
 async def facts_of(connection: Connection) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..http.client import OCTETS
-from .servers import Program, exchange, facts_of
+from ..http.client import OCTETS, exchange
+from .servers import Program, facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

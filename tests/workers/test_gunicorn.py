@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..http.client import OCTETS, TUS, Connection, head
+from ..http.client import OCTETS, TUS, Connection, exchange, head
 from ..processes import free_port
-from .servers import PATIENCE, REPOSITORY, children_of, exchange, until
+from .servers import PATIENCE, REPOSITORY, children_of, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

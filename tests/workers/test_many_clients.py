@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..http.client import OCTETS, TUS, Connection
-from .servers import Program, exchange, until
+from ..http.client import OCTETS, TUS, Connection, exchange
+from .servers import Program, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..http.client import OCTETS, TUS, Connection, head
-from .servers import Program, exchange, facts_of, is_alive, until
+from ..http.client import OCTETS, TUS, Connection, exchange, head
+from .servers import Program, facts_of, is_alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

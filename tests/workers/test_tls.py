@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..http.client import OCTETS
-from .servers import Program, exchange
+from ..http.client import OCTETS, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from .servers import Program
 
     Start = Callable[..., Awaitable[Program]]
 
