@@ -26,6 +26,13 @@ class _Waiter:
         if not self.turn.done():
             self.turn.set_exception(Declined())
 
+    def forget(self) -> None:
+        """Nobody waits any more: the holder may still decline."""
+        if self.turn.done():
+            self.turn.exception()  # seen
+        else:
+            self.turn.cancel()
+
 
 @dataclass(eq=False, slots=True)
 class _Queue:
@@ -67,6 +74,7 @@ class MemoryLocker(Locker):
         except BaseException as error:
             if waiter in queue.waiting:
                 queue.waiting.remove(waiter)
+                waiter.forget()
             elif waiter.turn.exception() is None:
                 self._release(upload_id)  # it was given just now
             if isinstance(error, TimeoutError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,18 @@ async def test_one_who_gives_up_is_passed_over(locker: Locker) -> None:
     await third.held.wait()
     assert not second.held.is_set()
     await third.finish()
+
+
+async def test_one_who_has_given_up_may_still_be_declined(
+    locker: Locker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with locker.lock("a", Purpose.APPEND, wait=LONG) as lock:
+        with pytest.raises(UploadLocked):
+            await Request(locker, Purpose.INSPECT, wait=SOON).task
+        lock.on_release_requested(lambda purpose: False)
+        gc.collect()
+        await turns()
+    assert caplog.records == []
 
 
 async def test_one_who_gives_up_just_when_it_is_his_turn_passes_the_lock_on(
