@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -190,7 +191,8 @@ class TusRequestHandler(RequestHandler):
         if transport is None:
             return
         if transport.can_write_eof():
-            transport.write_eof()
+            with suppress(OSError):  # a reset that the loop has not seen yet
+                transport.write_eof()
         await self._take_rest(payload, seconds)
 
     async def _take_rest(self, payload: StreamReader, seconds: float) -> None:

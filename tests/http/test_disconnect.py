@@ -269,6 +269,23 @@ async def test_clients_that_vanish_are_no_errors(
     assert [record for record in caplog.records if record.levelno >= ERROR] == []
 
 
+@BOTH_LOOPS
+async def test_refused_clients_that_vanish_at_once_are_no_errors(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their reset may come while the answer is being written, before the loop has seen it."""
+    path = await site.create(2 * len(DATA))
+    for number in range(60):
+        connection = await site.begin(
+            path, 5, DATA[: 100 + number % 2 * MEBIBYTE], length=len(DATA)
+        )
+        if number % 3 == 0:
+            await asyncio.sleep(0)
+        connection.reset()
+    assert (await site.head(path)).offset == 0
+    assert [record for record in caplog.records if record.levelno >= ERROR] == []
+
+
 async def test_clients_that_vanish_leave_nothing_open(site: Site) -> None:
     async def round_trip() -> None:
         path = await site.create(len(DATA))
