@@ -103,10 +103,6 @@ class EmptySource(Source):
         return []
 
 
-async def no_progress(received: int) -> None:
-    pass
-
-
 class Body:
     """The bytes that an upload is given by one request, ``limit`` at most.
 
@@ -118,6 +114,12 @@ class Body:
     bytes had gone already: it has not been compared.
     """
 
+    error: TusError | None = None
+    received = 0
+    late_checksum: Checksum | None = None
+    _ended = False
+    _verified = False
+
     def __init__(
         self,
         source: Source,
@@ -126,21 +128,16 @@ class Body:
         too_long: TusError | None = None,
         verification: Verification = None,
         algorithms: Sequence[str] = (),
-        progress: Callable[[int], Awaitable[None]] = no_progress,
+        progress: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
-        self.error: TusError | None = None
-        self.received = 0
-        self.late_checksum: Checksum | None = None
         self.atomic = verification is not None
         self._source = source
         self._limit = limit
         self._too_long = too_long or BodyTooLong()
         self._verification = verification
-        self._hashers: dict[str, Hasher] = hashers_for(verification, algorithms)
+        self._hashers: Mapping[str, Hasher] = hashers_for(verification, algorithms)
         self._progress = progress
         self._held: list[bytes] = []  # taken from the source, not given out yet
-        self._ended = False
-        self._verified = False
 
     @property
     def consumed(self) -> bool:
@@ -152,9 +149,9 @@ class Body:
         self._source.interrupt(error)
 
     async def settle(self) -> None:
-        """Give a small body, the head of which came first, a moment to arrive whole."""
+        """Give a small body that is not yet ``buffered`` a moment to arrive whole."""
         length, direct_from = self._source.length, self._source.direct_from
-        if length is None or length > SMALL_BODY or self.buffered():
+        if length is None or length > SMALL_BODY:
             return
         if direct_from is not None and length >= direct_from:
             return
@@ -179,7 +176,8 @@ class Body:
         Hashes: call it in a thread. Look at ``error`` afterwards.
         """
         pieces, self._held = self._held, []
-        self._hash(pieces)
+        if self._hashers:
+            self._hash(pieces)
         self._verify(pieces)
         return [] if self.atomic and self.error else pieces
 
@@ -201,7 +199,8 @@ class Body:
 
     async def report(self) -> None:
         """Tell of the progress, which is heard now and then only."""
-        await self._progress(self.received)
+        if self._progress is not None:
+            await self._progress(self.received)
 
     async def copy_to(self, fd: int, offset: int) -> None:
         """Write the body to ``fd`` from ``offset`` (bytes) on, hashing while it passes.
@@ -358,11 +357,14 @@ async def hash_somewhere(hashers: Mapping[str, Hasher], piece: bytes) -> None:
 def write_all(fd: int, pieces: Sequence[bytes], offset: int) -> None:
     """Write ``pieces`` one behind the other from ``offset`` (bytes) on; raises OSError."""
     for first in range(0, len(pieces), IOV_MAX):
-        views = [memoryview(piece) for piece in pieces[first : first + IOV_MAX]]
-        while views:
-            written = os.pwritev(fd, views, offset)
+        batch: Sequence[bytes | memoryview] = pieces[first : first + IOV_MAX]
+        left = sum(map(len, batch))
+        while left:
+            written = os.pwritev(fd, batch, offset)
             offset += written
-            views = _behind(views, written)
+            left -= written
+            if left:
+                batch = _behind([memoryview(piece) for piece in batch], written)
 
 
 def _behind(views: list[memoryview], written: int) -> list[memoryview]:

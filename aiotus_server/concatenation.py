@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from logging import getLogger
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from .body import Body, EmptySource, Source
 from .disk_errors import disk_errors

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
 from logging import getLogger
 from typing import TYPE_CHECKING
 
 from .protocol.errors import StoreFailed, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
 _log = getLogger("aiotus_server")
 
 
-@contextmanager
-def disk_errors() -> Iterator[None]:
+class DiskErrors:
     """Around every call of a store: an OSError becomes StoreFull or, logged, StoreFailed."""
-    try:
-        yield
-    except InterruptedError:
-        raise
-    except OSError as error:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, OSError) or isinstance(error, InterruptedError):
+            return
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
             _log.error("The store has no descriptor left: %s", error)
             raise StoreUnavailable("there is no file descriptor left") from error
-        _log.exception("The store failed")
+        _log.error("The store failed", exc_info=error)
         raise StoreFailed from error
+
+
+_disk_errors = DiskErrors()
+
+
+def disk_errors() -> DiskErrors:
+    """It has no state: there is one for all."""
+    return _disk_errors

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .body import no_progress
+from msgspec.structs import replace
+
 from .disk_errors import disk_errors
 from .hooks import (
     AuthorizeEvent,
@@ -42,10 +42,13 @@ class Events:
         self._store = store
         self._hooks = hooks
 
+    @property
+    def judges_access(self) -> bool:
+        return bool(self._hooks.authorize)
+
     async def authorize(self, verb: str, upload_id: str | None, request: Any) -> None:
-        if self._hooks.authorize:
-            event = AuthorizeEvent(verb=verb, upload_id=upload_id, request=request)
-            await _judge(self._hooks.authorize, event)
+        event = AuthorizeEvent(verb=verb, upload_id=upload_id, request=request)
+        await _judge(self._hooks.authorize, event)
 
     async def pre_create(self, upload: Upload, call: Call) -> Upload:
         """The upload as the hooks want it. Its id is fit to be one, whoever made it."""
@@ -81,10 +84,10 @@ class Events:
         if self._hooks.pre_receive:
             await _judge(self._hooks.pre_receive, HookEvent(**self._facts(upload, call.request)))
 
-    def progress(self, upload: Upload, call: Call) -> Callable[[int], Awaitable[None]]:
+    def progress(self, upload: Upload, call: Call) -> Callable[[int], Awaitable[None]] | None:
         """What a body calls with the bytes received; ``post_receive``, not too often."""
         if not self._hooks.post_receive:
-            return no_progress
+            return None
         loop = asyncio.get_running_loop()
         interval = call.options.progress_interval.total_seconds()
         due, told = loop.time() + interval, 0

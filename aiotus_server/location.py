@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from .urls import Mount, origin_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiohttp import web
 
     from .options import Options
@@ -57,12 +60,13 @@ def origin_of_request(request: web.Request, options: Options) -> str | None:
         forwarded = request.forwarded[-1] if request.forwarded else {}
         scheme = forwarded.get("proto") or headers.get("X-Forwarded-Proto") or scheme
         host = forwarded.get("host") or headers.get("X-Forwarded-Host") or host
-    elif options.location == "auto" and any(map(_calls_for_path, headers)):
+    elif options.location == "auto" and _calls_for_path(headers):
         return None
     return origin_of(scheme, host)
 
 
-def _calls_for_path(name: str) -> bool:
-    if name[:1] not in "oOfFxX":
-        return False
-    return name.lower() in ("origin", "forwarded") or name.lower().startswith("x-forwarded-")
+def _calls_for_path(headers: Iterable[str]) -> bool:
+    return any(name[0] in "oOfFxX" and _named_by_proxies.match(name) for name in headers)
+
+
+_named_by_proxies = re.compile(r"(?:origin|forwarded)$|x-forwarded-", re.IGNORECASE)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from .body import Body, Source, hash_somewhere
 from .disk_errors import disk_errors
@@ -15,6 +16,7 @@ from .stores.base import ChecksumStore, DeferLengthStore, ReadableStore, Store
 if TYPE_CHECKING:
     from .call import Call
     from .events import Events
+    from .protocol.checksum import Checksum
     from .protocol.requests import Append, Create
     from .protocol.uploads import Upload
 
@@ -56,7 +58,8 @@ class Reception:
         body = self.body(append, target, source, call)
         if declares and not body.atomic and append.body_length is not None:
             target, declares = await self._declare(target), False
-        await body.settle()
+        if not body.buffered():
+            await body.settle()
         try:
             target = await self._store_body(target, body, call)
         except TusError as error:
@@ -71,7 +74,7 @@ class Reception:
 
     async def mended(self, upload: Upload) -> Upload:
         """The upload without the bytes that a crash left unverified."""
-        return await self._rewind(upload) if upload.unverified else upload
+        return await self._rewind(upload)
 
     async def _store_body(self, upload: Upload, body: Body, call: Call) -> Upload:
         if body.buffered() and not body.received:
@@ -90,7 +93,8 @@ class Reception:
 
     async def _judge(self, before: Upload, upload: Upload, body: Body, call: Call) -> Upload:
         await body.report()
-        await self._verify_late(before, body)
+        if body.late_checksum is not None:
+            await self._verify_late(before, body, body.late_checksum)
         if body.error is None:
             return upload
         if body.atomic:
@@ -112,12 +116,9 @@ class Reception:
         with disk_errors():
             return await self._store.rewind(before)
 
-    async def _verify_late(self, before: Upload, body: Body) -> None:
+    async def _verify_late(self, before: Upload, body: Body, checksum: Checksum) -> None:
         """A checksum in a trailer that nothing had announced: the one case in which bytes are
         read again, since all algorithms would have to be computed for every chunked body."""
-        checksum = body.late_checksum
-        if checksum is None:
-            return
         body.atomic = True
         body.error = ChecksumMismatch(checksum.algorithm)
         if isinstance(self._store, ReadableStore):

@@ -8,9 +8,9 @@ work ends early by ``Source.interrupt``.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .concatenation import Concatenation
 from .disk_errors import disk_errors
@@ -44,7 +44,8 @@ from .stores.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+    from types import TracebackType
 
     from .body import Source
     from .call import Call
@@ -122,10 +123,12 @@ class Server:
 
         An error raised once the upload exists has its ``upload`` and ``location``.
         """
-        assert isinstance(self.store, CreationStore)
-        await self.start()
+        store = cast("CreationStore", self.store)
+        if not self._open:
+            await self.start()
         check_create(create, call.options.max_size)
-        await self._check_reserve(call.options)
+        if call.options.reserve:
+            await self._check_reserve(call.options)
         if isinstance(create.concat, Final):
             return await self.concatenation.create(create, create.concat, source, call)
         upload = await self.events.pre_create(self.new_upload(create, call), call)
@@ -133,9 +136,10 @@ class Server:
             await self.events.pre_receive(upload, call)
         async with self.receiving(upload.upload_id, source, call, create):
             body = self.reception.body(create, upload, source, call)
-            await body.settle()
+            if not body.buffered():
+                await body.settle()
             with disk_errors():
-                upload = await self.store.create(upload, body)
+                upload = await store.create(upload, body)
             location = await self.events.post_create(upload, call)
             try:
                 upload = await self.reception.receive_created(upload, body, call)
@@ -149,7 +153,8 @@ class Server:
 
     async def append(self, upload_id: str, append: Append, source: Source, call: Call) -> Upload:
         """PATCH: the upload after it. Every error has the ``upload``, once it is known."""
-        await self.start()
+        if not self._open:
+            await self.start()
         try:
             upload = await self._append_locked(upload_id, append, source, call)
         except UploadLocked:
@@ -158,14 +163,17 @@ class Server:
         except TusError as error:
             await self.concatenation.join_waiting_for(error.upload, call)
             raise
-        await self.concatenation.join_waiting_for(upload, call)
+        if upload.concat is not None:
+            await self.concatenation.join_waiting_for(upload, call)
         return upload
 
     async def _append_locked(
         self, upload_id: str, append: Append, source: Source, call: Call
     ) -> Upload:
         async with self.receiving(upload_id, source, call, append):
-            upload = await self.reception.mended(await self.get(upload_id))
+            upload = await self.get(upload_id)
+            if upload.unverified:
+                upload = await self.reception.mended(upload)
             try:
                 check_append(append, upload, self.clock(), call.options.max_size)
                 if append.body_length != 0:
@@ -181,14 +189,19 @@ class Server:
     async def inspect(self, upload_id: str, call: Call) -> Upload:
         """HEAD. Whoever is appending is asked to let go, so that the offset is the last word;
         but not from under a checksum, since its bytes would be discarded."""
-        await self.start()
+        if not self._open:
+            await self.start()
         try:
             async with self.lock(upload_id, Purpose.INSPECT, call.options):
-                upload = await self.reception.mended(await self.get(upload_id))
+                upload = await self.get(upload_id)
+                if upload.unverified:
+                    upload = await self.reception.mended(upload)
         except Declined:
             upload = await self.get(upload_id)
         not_expired(upload, self.clock())
-        return await self.concatenation.look_at(upload, call)
+        if isinstance(upload.concat, Final):
+            upload = await self.concatenation.look_at(upload, call)
+        return upload
 
     async def terminate(self, upload_id: str, call: Call) -> None:
         """DELETE. Raises UploadNotFound, TerminationForbidden or a hook's refusal."""
@@ -248,43 +261,81 @@ class Server:
         with disk_errors():
             return await self.store.get(upload_id)
 
-    @asynccontextmanager
-    async def receiving(
+    def receiving(
         self, upload_id: str, source: Source, call: Call, asked: Create | Append | None = None
-    ) -> AsyncIterator[None]:
+    ) -> AbstractAsyncContextManager[None]:
         """The lock on the upload that ``source`` is for, which is interrupted when the lock is
         wanted, and by ``stop``. Without ``asked`` it is for a concatenation.
         """
-        atomic = asked is not None and asked.verification is not None
+        purpose = Purpose.CONCATENATE if asked is None else Purpose.APPEND
+        lock = self.lock(upload_id, purpose, call.options)
+        return _Receiving(self, source, asked, lock)
 
-        def give_way(purpose: Purpose) -> bool:
-            if purpose is Purpose.EXPIRE:
-                return False  # nothing expires in use
-            if purpose is Purpose.INSPECT and (atomic or source.spent):
-                return False  # bytes under a checksum would be lost; the offset is known
-            terminated = purpose is Purpose.TERMINATE
-            if asked is None and not terminated:
-                # What has been copied would be lost, and the outcome is the one wanted.
-                return purpose is not Purpose.INSPECT
-            source.interrupt(UploadTerminated() if terminated else UploadDisplaced())
-            return True
-
+    def begin(self, source: Source) -> None:
+        """``stop`` interrupts ``source`` from now on, and waits for its ``end``."""
         if self.stopping:
             source.interrupt(ServerStopping())
         self._running.add(source)
-        try:
-            purpose = Purpose.CONCATENATE if asked is None else Purpose.APPEND
-            async with self.lock(upload_id, purpose, call.options) as lock:
-                lock.on_release_requested(give_way)
-                yield
-        finally:
-            self._running.discard(source)
-            if not self._running:
-                self._idle.set()
+
+    def end(self, source: Source) -> None:
+        self._running.discard(source)
+        if not self._running:
+            self._idle.set()
 
     async def _check_reserve(self, options: Options) -> None:
-        if options.reserve:
-            with disk_errors():
-                free = await self.store.free_space()
-            if free is not None and free < options.reserve:
-                raise StoreFull
+        with disk_errors():
+            free = await self.store.free_space()
+        if free is not None and free < options.reserve:
+            raise StoreFull
+
+
+class _Receiving(AbstractAsyncContextManager[None]):
+    """A lock under which bytes come from a source; see ``Server.receiving``."""
+
+    __slots__ = ("_asked", "_lock", "_server", "_source")
+
+    def __init__(
+        self,
+        server: Server,
+        source: Source,
+        asked: Create | Append | None,
+        lock: AbstractAsyncContextManager[Lock],
+    ) -> None:
+        self._server = server
+        self._source = source
+        self._asked = asked
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        self._server.begin(self._source)
+        try:
+            lock = await self._lock.__aenter__()
+        except BaseException:
+            self._server.end(self._source)
+            raise
+        lock.on_release_requested(self._give_way)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._lock.__aexit__(kind, error, trace)
+        finally:
+            self._server.end(self._source)
+
+    def _give_way(self, purpose: Purpose) -> bool:
+        asked, source = self._asked, self._source
+        if purpose is Purpose.EXPIRE:
+            return False  # nothing expires in use
+        atomic = asked is not None and asked.verification is not None
+        if purpose is Purpose.INSPECT and (atomic or source.spent):
+            return False  # bytes under a checksum would be lost; the offset is known
+        terminated = purpose is Purpose.TERMINATE
+        if asked is None and not terminated:
+            # What has been copied would be lost, and the outcome is the one wanted.
+            return purpose is not Purpose.INSPECT
+        source.interrupt(UploadTerminated() if terminated else UploadDisplaced())
+        return True

@@ -13,11 +13,11 @@ Needs pytest with an asyncio plugin in its auto mode. What a store does not inhe
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from .body import Body, EmptySource, Source
 from .protocol.checksum import Checksum, algorithm

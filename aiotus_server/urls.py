@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
+
+from msgspec import Struct
 
 from .protocol.errors import PartialUnknown
 from .protocol.uploads import UPLOAD_ID
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
 _host = re.compile(r"[A-Za-z0-9._~:\[\]-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """Where uploads live for one request.
 
     ``prefix`` is the path without its last slash, as the client sees it. ``origin`` is scheme
@@ -58,6 +59,7 @@ class Mount:
         return prefixes
 
 
+@lru_cache(maxsize=64)
 def origin_of(scheme: str, host: str) -> str | None:
     """``scheme://host``, or None if they could not stand in a URL."""
     if scheme not in ("http", "https") or not _host.fullmatch(host):

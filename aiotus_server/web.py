@@ -14,6 +14,7 @@ from logging import getLogger
 from typing import Any, TypeVar, overload
 
 from aiohttp import HttpVersion11, web
+from msgspec import Struct
 
 from . import _aiohttp, downloading
 from .call import Call
@@ -55,7 +56,7 @@ _Verb = Callable[[web.Request, Call, str], Awaitable[web.StreamResponse]]
 # What aiohttp's router finds again as it was written; {name} is its own notation.
 _prefix = re.compile(r"(?:/(?:[A-Za-z0-9._~-]|\{[^{}]+\})+)*")
 
-MAX_OFFERS = 256
+MAX_TERMS = 256
 
 OptionsFor = Callable[[web.Request], Options | Awaitable[Options | None] | None]
 
@@ -145,6 +146,28 @@ def setup(
     return routes
 
 
+class _Terms(Struct, frozen=True):
+    """What ``options`` allow: the extensions, and the methods at either kind of URL."""
+
+    options: Options
+    offer: Offer
+    for_collection: tuple[str, ...]
+    for_upload: tuple[str, ...]
+
+
+def _terms(server: Server, options: Options, *, trailers: bool) -> _Terms:
+    offer = options.offer(server.capabilities, trailers=trailers)
+    creation = ("POST",) if "creation" in offer.extensions else ()
+    termination = ("DELETE",) if "termination" in offer.extensions else ()
+    reading = ("GET",) if options.read and isinstance(server.store, ReadableStore) else ()
+    return _Terms(
+        options,
+        offer,
+        for_collection=("OPTIONS", *creation),
+        for_upload=("OPTIONS", "HEAD", "PATCH", *termination, *reading),
+    )
+
+
 class _Handler:
     """From aiohttp's request to the server's values, and from answers to responses."""
 
@@ -153,7 +176,7 @@ class _Handler:
         self._options = options
         self._sweeper = Sweeper(server)
         self._running = False
-        self._offers: dict[tuple[int, bool], tuple[Options, Offer]] = {}
+        self._known: dict[tuple[int, bool], _Terms] = {}
         self._verbs: dict[str, _Verb] = {
             "PATCH": self._append,
             "HEAD": self._inspect,
@@ -206,21 +229,23 @@ class _Handler:
     async def _dispatch(
         self, request: web.Request, method: str, options: Options
     ) -> web.StreamResponse:
-        offer = self._offer_of(options, trailers=_aiohttp.reads_trailers(request))
+        terms = self._terms_of(options, trailers=_aiohttp.reads_trailers(request))
         upload_id = request.match_info.get("upload_id") or None
+        headers = request.headers
         if method == "OPTIONS":
-            check_override(request.headers)
-            return _response(responses.discovered(offer, options.max_size))
+            check_override(headers)
+            return _response(responses.discovered(terms.offer, options.max_size))
         if method != "GET":
-            check_version(request.headers)
-        check_override(request.headers)
+            check_version(headers)
+        check_override(headers)
         _check_expectation(request)
-        allowed = self._allowed(upload_id, offer, options)
+        allowed = terms.for_collection if upload_id is None else terms.for_upload
         if method not in allowed:
             raise MethodNotAllowed(allowed)
         mount = LateMount(request, options)
-        call = Call(options, offer, mount.upload_url, request)
-        await self.server.events.authorize(_VERBS[method], upload_id, request)
+        call = Call(options, terms.offer, mount.upload_url, request)
+        if self.server.events.judges_access:
+            await self.server.events.authorize(_VERBS[method], upload_id, request)
         if not self._running:
             await self.server.start()
             self._run()
@@ -230,26 +255,15 @@ class _Handler:
             raise UploadNotFound
         return await self._verbs[method](request, call, upload_id)
 
-    def _offer_of(self, options: Options, *, trailers: bool) -> Offer:
+    def _terms_of(self, options: Options, *, trailers: bool) -> _Terms:
         """Worked out once for each value of the options, not for each request."""
         key = (id(options), trailers)
-        known = self._offers.get(key)
-        if known is None or known[0] is not options:
-            if len(self._offers) > MAX_OFFERS:
-                self._offers.clear()  # a function that makes new options every time
-            known = (options, options.offer(self.server.capabilities, trailers=trailers))
-            self._offers[key] = known
-        return known[1]
-
-    def _allowed(self, upload_id: str | None, offer: Offer, options: Options) -> list[str]:
-        if upload_id is None:
-            return ["OPTIONS", *(["POST"] if "creation" in offer.extensions else [])]
-        allowed = ["OPTIONS", "HEAD", "PATCH"]
-        if "termination" in offer.extensions:
-            allowed.append("DELETE")
-        if options.read and isinstance(self.server.store, ReadableStore):
-            allowed.append("GET")
-        return allowed
+        known = self._known.get(key)
+        if known is None or known.options is not options:
+            if len(self._known) > MAX_TERMS:
+                self._known.clear()  # a function that makes new options every time
+            known = self._known[key] = _terms(self.server, options, trailers=trailers)
+        return known
 
     async def _create(self, request: web.Request, call: Call, mount: LateMount) -> web.Response:
         create = parse_create(
@@ -339,8 +353,8 @@ def _source(request: web.Request, asked: Create | Append, call: Call) -> _aiohtt
         raise ChecksumTrailerUnreadable
     return _aiohttp.RequestSource(
         request,
-        read_timeout=call.options.read_timeout.total_seconds(),
-        direct_from=call.options.direct_from,
+        length=asked.body_length,
+        options=call.options,
         parse_trailers=parse_trailers,
     )
 

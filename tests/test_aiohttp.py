@@ -18,8 +18,8 @@ from aiohttp.web_protocol import RequestHandler
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiotus_server import MemoryStore, _aiohttp, tus_routes
-from aiotus_server._aiohttp import RequestSource, TrailerStream, TusRequestHandler
+from aiotus_server import MemoryStore, Options, _aiohttp, tus_routes
+from aiotus_server._aiohttp import RequestSource, TrailerStream, TusRequestHandler, body_length
 from aiotus_server.protocol.errors import BodyCutShort, BodyMalformed, TusError
 
 if TYPE_CHECKING:
@@ -349,7 +349,8 @@ class Uploads(Host):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         source = RequestSource(
             request,  # type: ignore[arg-type] # a web.Request only has a match_info more
-            read_timeout=60,
+            length=body_length(request),
+            options=Options(),
             parse_trailers=lambda trailers: None,
         )
         seen = Seen(request.method, request.path, b"", None)

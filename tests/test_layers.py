@@ -74,11 +74,14 @@ PURE = {
     "re",
     "string",
     "struct",
+    "types",
     "typing",
     "urllib.parse",
     "zlib",
 }
 HASHES = {"crc32c", "crcmod", "isal", "xxhash"}
+# Frozen values: five times as fast to make as the standard library's.
+VALUES = {"msgspec"}
 HTTP = {"aiohttp", "aiosignal", "gunicorn", "http", "multidict", "yarl"}
 
 MODULES = sorted(
@@ -133,7 +136,7 @@ def violations(module: str, tree: ast.AST) -> list[str]:
                 found.append(name)
         elif ring == 1:
             prefixes = {".".join(name.split(".")[:end]) for end in range(1, name.count(".") + 2)}
-            if not prefixes & (PURE | HASHES):
+            if not prefixes & (PURE | HASHES | VALUES):
                 found.append(name)
         elif ring == 2 and name.partition(".")[0] in HTTP:
             found.append(name)

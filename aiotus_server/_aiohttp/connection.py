@@ -234,7 +234,7 @@ def lost_trailer(request: web.BaseRequest) -> bool:
 def close_after(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """On connections that are not ours: a body that was not asked for must not be taken for
     the next request."""
-    if expects_continue(request) and not request.content.is_eof():
+    if not request.content.is_eof() and expects_continue(request):
         response.force_close()
 
 

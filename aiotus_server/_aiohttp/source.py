@@ -11,7 +11,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from ..body import Source
 from ..protocol.errors import BodyCutShort, BodyMalformed, BodyTimedOut, TusError
 from ..pump import Pump
-from .connection import TusRequestHandler, body_length, expects_continue
+from .connection import TusRequestHandler, expects_continue
 from .parser import TrailerStream, take_all, take_piece, wait_for_piece
 
 if TYPE_CHECKING:
@@ -19,36 +19,37 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from ..options import Options
     from ..protocol.checksum import Checksum, Hasher
 
 
 class RequestSource(Source):
-    """The body of an aiohttp request."""
+    """The body of an aiohttp request, of ``length`` bytes; None for one in chunks."""
+
+    gave_up = False  # before the end
+    silent = False  # because nothing came
+    _given = 0
+    _silence = 0.0  # seconds that were waited in vain since the last byte
+    _waiting: asyncio.Timeout | None = None
+    _pump: Pump | None = None
 
     def __init__(
         self,
         request: web.Request,
         *,
-        read_timeout: float,
-        direct_from: int | None = None,
+        length: int | None,
+        options: Options,
         parse_trailers: Callable[[list[tuple[str, str]]], Checksum | None],
     ) -> None:
-        self.length = body_length(request)
-        self.direct_from = direct_from
+        self.length = length
+        self.direct_from = options.direct_from
         self.continued = not expects_continue(request)
-        self.gave_up = False  # before the end
-        self.silent = False  # because nothing came
         self._request = request
         self._content = request.content
-        self._read_timeout = read_timeout
+        self._read_timeout = options.read_timeout
         self._parse_trailers = parse_trailers
-        self._loop = asyncio.get_running_loop()
         # A middleware may have read the body, with request.read() say.
         self._read_before = request._read_bytes or b""
-        self._given = 0
-        self._silence = 0.0  # seconds that were waited in vain since the last byte
-        self._waiting: asyncio.Timeout | None = None
-        self._pump: Pump | None = None
         if isinstance(request.protocol, TusRequestHandler):
             request.protocol.adopt(self)
 
@@ -76,7 +77,8 @@ class RequestSource(Source):
         if self._content.at_eof():
             return self._end()
         await self._continue()
-        begun, left = self._loop.time(), self._read_timeout - self._silence
+        loop = asyncio.get_running_loop()
+        begun, left = loop.time(), self._read_timeout.total_seconds() - self._silence
         try:
             async with asyncio.timeout(
                 left if patience is None else min(left, patience)
@@ -84,7 +86,7 @@ class RequestSource(Source):
                 self._waiting = waiting
                 await wait_for_piece(self._content)
         except TimeoutError:
-            return self._nothing_came(self._loop.time() - begun)
+            return self._nothing_came(loop.time() - begun)
         except Exception as error:
             return self._failed(error)
         finally:
@@ -113,7 +115,7 @@ class RequestSource(Source):
     def interrupt(self, error: TusError) -> None:
         super().interrupt(error)
         if self._waiting is not None and not self._waiting.expired():
-            self._waiting.reschedule(self._loop.time())
+            self._waiting.reschedule(asyncio.get_running_loop().time())
         if self._pump is not None:
             self._pump.wake()
 
@@ -141,7 +143,8 @@ class RequestSource(Source):
     async def pump(self, fd: int, offset: int, limit: int, hashers: Mapping[str, Hasher]) -> int:
         assert self._pump is not None
         try:
-            count = await self._pump.copy(fd, offset, limit, hashers, self._read_timeout)
+            patience = self._read_timeout.total_seconds()
+            count = await self._pump.copy(fd, offset, limit, hashers, patience)
             if not count:
                 raise self.interrupted or BodyTimedOut()
         except EOFError as error:
@@ -184,7 +187,7 @@ class RequestSource(Source):
             raise self.interrupted
         # Only what was waited here counts: a slow disk or hook is not the client's silence.
         self._silence += seconds
-        if self._silence >= self._read_timeout:
+        if self._silence >= self._read_timeout.total_seconds():
             raise BodyTimedOut
         return None
 

@@ -40,16 +40,17 @@ class Lock:
 
     def __init__(self) -> None:
         self.release_requested: Purpose | None = None
-        self._callbacks: list[Callable[[Purpose], bool]] = []
-        self._requests: list[tuple[Purpose, Callable[[], None]]] = []
+        # Tuples: hardly any lock is ever asked for by a second.
+        self._callbacks: tuple[Callable[[Purpose], bool], ...] = ()
+        self._requests: tuple[tuple[Purpose, Callable[[], None]], ...] = ()
 
     def on_release_requested(self, callback: Callable[[Purpose], bool]) -> None:
         """``callback`` is called at each request from now on, and at once for those before.
 
         It tells whether the holder will let go; False declines the request.
         """
-        self._callbacks.append(callback)
-        for purpose, declined in list(self._requests):
+        self._callbacks += (callback,)
+        for purpose, declined in self._requests:
             if not callback(purpose):
                 declined()
 
@@ -57,7 +58,7 @@ class Lock:
         """For lockers: somebody wants the lock. ``declined`` is called, now or later, if the
         holder declines."""
         self.release_requested = purpose
-        self._requests.append((purpose, declined))
+        self._requests += ((purpose, declined),)
         for callback in self._callbacks:
             if not callback(purpose):
                 declined()

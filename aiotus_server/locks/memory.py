@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..protocol.errors import UploadLocked
 from .base import Declined, Lock, Locker, Purpose
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +38,24 @@ class _Queue:
     waiting: deque[_Waiter] = field(default_factory=deque)
 
 
+class _Request(AbstractAsyncContextManager[Lock]):
+    """One use of a lock, from asking for it to its release."""
+
+    __slots__ = ("_locker", "_purpose", "_upload_id", "_wait")
+
+    def __init__(self, locker: MemoryLocker, upload_id: str, purpose: Purpose, wait: float) -> None:
+        self._locker = locker
+        self._upload_id = upload_id
+        self._purpose = purpose
+        self._wait = wait
+
+    async def __aenter__(self) -> Lock:
+        return await self._locker.acquire(self._upload_id, self._purpose, self._wait)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._locker.release(self._upload_id)
+
+
 class MemoryLocker(Locker):
     """The default: exact, without files, for one process.
 
@@ -51,15 +65,12 @@ class MemoryLocker(Locker):
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
 
-    @asynccontextmanager
-    async def lock(self, upload_id: str, purpose: Purpose, *, wait: float) -> AsyncIterator[Lock]:
-        lock = await self._acquire(upload_id, purpose, wait)
-        try:
-            yield lock
-        finally:
-            self._release(upload_id)
+    def lock(
+        self, upload_id: str, purpose: Purpose, *, wait: float
+    ) -> AbstractAsyncContextManager[Lock]:
+        return _Request(self, upload_id, purpose, wait)
 
-    async def _acquire(self, upload_id: str, purpose: Purpose, wait: float) -> Lock:
+    async def acquire(self, upload_id: str, purpose: Purpose, wait: float) -> Lock:
         queue = self._queues.get(upload_id)
         if queue is None:
             lock = Lock()
@@ -76,12 +87,12 @@ class MemoryLocker(Locker):
                 queue.waiting.remove(waiter)
                 waiter.forget()
             elif waiter.turn.exception() is None:
-                self._release(upload_id)  # it was given just now
+                self.release(upload_id)  # it was given just now
             if isinstance(error, TimeoutError):
                 raise UploadLocked from None
             raise
 
-    def _release(self, upload_id: str) -> None:
+    def release(self, upload_id: str) -> None:
         queue = self._queues[upload_id]
         while queue.waiting and queue.waiting[0].turn.done():
             queue.waiting.popleft()  # declined, and not yet gone

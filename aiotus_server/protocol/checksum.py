@@ -11,12 +11,13 @@ import binascii
 import hashlib
 import re
 import zlib
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import crc32c
 import crcmod
 import xxhash
+from msgspec import Struct
 
 from .errors import (
     ChecksumAlgorithmUnknown,
@@ -27,7 +28,7 @@ from .errors import (
 from .headers import Fields, announces_checksum_trailer, parse_field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 
 class Hasher(Protocol):
@@ -41,8 +42,7 @@ class Hasher(Protocol):
     def digest(self) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Algorithm:
+class Algorithm(Struct, frozen=True):
     """``name`` as in Tus-Checksum-Algorithm, ``digest_size`` in bytes."""
 
     name: str
@@ -50,8 +50,7 @@ class Algorithm:
     new: Callable[[], Hasher]
 
 
-@dataclass(frozen=True, slots=True)
-class Checksum:
+class Checksum(Struct, frozen=True):
     algorithm: str
     digest: bytes
 
@@ -64,6 +63,7 @@ class TrailingChecksum:
 Verification = Checksum | TrailingChecksum | None
 
 _algorithms: dict[str, Algorithm] = {}
+_none: Mapping[str, Hasher] = MappingProxyType({})
 
 
 def register(name: str, digest_size: int, new: Callable[[], Hasher]) -> None:
@@ -88,13 +88,13 @@ def algorithm(name: str) -> Algorithm:
     return _algorithms[name]
 
 
-def hashers_for(verification: Verification, offered: Iterable[str]) -> dict[str, Hasher]:
+def hashers_for(verification: Verification, offered: Iterable[str]) -> Mapping[str, Hasher]:
     """The hashers that a body must feed so that its checksum can be told at its end."""
+    if verification is None:
+        return _none
     if isinstance(verification, Checksum):
         return {verification.algorithm: _algorithms[verification.algorithm].new()}
-    if isinstance(verification, TrailingChecksum):
-        return {name: _algorithms[name].new() for name in offered}
-    return {}
+    return {name: _algorithms[name].new() for name in offered}
 
 
 def parse_checksum(text: str, offered: Collection[str]) -> Checksum:

@@ -6,10 +6,11 @@ Conditional requests and ranges as in RFC 9110 sections 13 and 14.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from .headers import Fields, format_date
 from .uploads import Upload, parse_metadata
@@ -44,8 +45,7 @@ _media_type = re.compile(r"[a-z0-9!#$&^_.+-]{1,63}/[a-z0-9!#$&^_.+-]{1,63}")
 _range = re.compile(r"bytes=(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))")
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """The bytes from ``start`` up to, not including, ``stop``, and the status to send."""
 
     status: int

@@ -113,17 +113,25 @@ def check_content_type(fields: Fields) -> None:
 
 def check_content_coding(fields: Fields) -> None:
     """Offsets count the bytes that the client holds, not what a coding makes of them."""
-    content = ",".join(fields.getall("Content-Encoding", ())).lower().split(",")
-    transfer = ",".join(fields.getall("Transfer-Encoding", ())).lower().split(",")
-    if any(coding.strip(" \t") not in ("", "identity") for coding in content):
+    if not _elements(fields, "Content-Encoding") <= {"", "identity"}:
         raise ContentCodingUnsupported
-    if any(coding.strip(" \t") not in ("", "chunked") for coding in transfer):
+    if not _elements(fields, "Transfer-Encoding") <= {"", "chunked"}:
         raise ContentCodingUnsupported
 
 
 def announces_checksum_trailer(fields: Fields) -> bool:
-    names = ",".join(fields.getall("Trailer", ())).lower().split(",")
-    return any(name.strip(" \t") == "upload-checksum" for name in names)
+    return "upload-checksum" in _elements(fields, "Trailer")
+
+
+def _elements(fields: Fields, name: str) -> frozenset[str]:
+    """Those of a field that is a list of words, in lower case."""
+    values = fields.getall(name, ())
+    if not values:
+        return _nothing
+    return frozenset(word.strip(" \t") for word in ",".join(values).lower().split(","))
+
+
+_nothing: frozenset[str] = frozenset()
 
 
 def format_date(moment: datetime) -> str:

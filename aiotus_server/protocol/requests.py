@@ -6,8 +6,9 @@ the upload is left to ``rules``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from .checksum import TrailingChecksum, Verification, parse_verification
 from .errors import (
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """What may be asked for: the extensions and algorithms on offer, and how much is forgiven."""
 
     extensions: frozenset[str]
@@ -45,8 +45,7 @@ class Offer:
             raise ExtensionDisabled(extension)
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(Struct, frozen=True):
     """A POST. ``body_length`` is None for a chunked body, 0 for none."""
 
     length: int | None
@@ -57,8 +56,7 @@ class Create:
     body_length: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """A PATCH. ``length`` is what an Upload-Length in it declares."""
 
     offset: int

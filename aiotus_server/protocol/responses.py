@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from .errors import (
     MethodNotAllowed,
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 REASONS = {460: "Checksum Mismatch"}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What goes back to the client; ``reason`` is None where HTTP has a phrase of its own."""
 
     status: int

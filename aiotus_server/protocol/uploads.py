@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from .errors import MetadataMalformed
 
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 UPLOAD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Partial:
+class Partial(Struct, frozen=True):
     """ "A partial upload represents a chunk of a file." """
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
+class Final(Struct, frozen=True):
     """An upload made of others: ``parts`` are the ids of the partials, in order.
 
     ``joined`` says that the concatenation has been done.
@@ -34,8 +33,7 @@ class Final:
     joined: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What ``pre_finish`` made of the last answer; kept, so that it can be given again."""
 
     status: int | None = None
@@ -43,8 +41,7 @@ class Outcome:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(Struct, frozen=True):
     """A snapshot: it does not change while a request is being judged.
 
     ``offset`` and ``length`` are in bytes, ``length`` is None while it is deferred.

@@ -12,11 +12,10 @@ import fcntl
 import os
 import struct
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 STEP = 64 * 1024 * 1024  # bytes; whole blocks on every file system
 PLAIN_STEP = 1024 * 1024  # bytes
@@ -34,13 +33,19 @@ _FICLONERANGE = getattr(fcntl, "FICLONERANGE", 0x4020940D)
 _file_clone_range = struct.Struct("qQQQ")  # source, where in it, size, where in the target
 
 
-@contextmanager
-def closing(fd: int) -> Iterator[int]:
+class closing:
     """Close ``fd`` at the end of the block."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 def copy(source: int, target: int, size: int, offset: int, stopped: Callable[[], bool]) -> None:

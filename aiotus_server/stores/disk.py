@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiofiles
+from msgspec.structs import replace
 
 from .. import threads
 from ..protocol.errors import StoreUnavailable, UploadNotFound

@@ -7,12 +7,13 @@ import fcntl
 import os
 import time
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from ..body import Body, write_all
 from ..protocol.errors import PathTaken, UploadExists, UploadNotFound
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _log = getLogger("aiotus_server")
 _datasync = getattr(os, "fdatasync", os.fsync)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 
 
 class Durability(Enum):
@@ -92,17 +95,17 @@ class Files:
 
     def create(self, upload: Upload, body: Body, whole: bool) -> Upload:
         _check_path(upload)
-        self._layout.make_shard(upload.upload_id)
+        name = self._layout.make_shard(upload.upload_id)
         try:
-            fd = self._open(upload, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            fd = os.open(name, _NEW, 0o666, dir_fd=self._root)
         except FileExistsError:
             raise UploadExists from None
         try:
             with closing(fd):
-                upload = self._begin(upload, fd, body.take() if whole else [])
+                upload = self._begin(upload, fd, body.take() if whole else ())
             if not upload.complete:
                 self._add_marks(upload)
-            self._write_first_info(upload)
+            self._write_first_info(upload, f"{name}.info")
         except BaseException:
             self.terminate(upload)
             raise
@@ -192,12 +195,12 @@ class Files:
         self._write_info(upload)
         return upload
 
-    def _write_first_info(self, upload: Upload) -> None:
+    def _write_first_info(self, upload: Upload, name: str) -> None:
         """Without the cost of a rename: until its last byte is there it is no info file, and
         what there is counts as no upload."""
-        name = f"{self._name(upload.upload_id)}.info"
-        self._write(name, infofile.encode(upload), sync=self._must_sync(upload))
-        if self._must_sync(upload):
+        sync = self._must_sync(upload)
+        self._write(name, infofile.encode(upload), sync=sync)
+        if sync:
             self._layout.sync_shard(upload.upload_id)
 
     def _write_info(self, upload: Upload) -> None:
@@ -210,9 +213,9 @@ class Files:
             self._layout.sync_shard(upload.upload_id)
 
     def _must_sync(self, upload: Upload) -> bool:
-        if self._durability is Durability.COMPLETE:
-            return upload.complete
-        return self._durability is Durability.ALWAYS
+        if self._durability is Durability.NONE:
+            return False
+        return self._durability is Durability.ALWAYS or upload.complete
 
     def _sync_facts(self, upload: Upload) -> None:
         """The info file and the folder, which creation may have left to the kernel."""
@@ -346,8 +349,7 @@ class Files:
             return os.read(fd, os.fstat(fd).st_size)
 
     def _write(self, name: str, text: bytes, *, sync: bool = False) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        with closing(os.open(name, flags, 0o666, dir_fd=self._root)) as fd:
+        with closing(os.open(name, _ANEW, 0o666, dir_fd=self._root)) as fd:
             write_all(fd, [text], 0)
             if sync:
                 os.fsync(fd)

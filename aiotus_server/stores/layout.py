@@ -48,18 +48,19 @@ class Layout:
 
     def name(self, upload_id: str) -> str:
         """Where the bytes are, below the root."""
-        return f"{_shard_of(upload_id):02x}/{upload_id}"
+        return f"{_shard_of(upload_id)}/{upload_id}"
 
     def path(self, upload_id: str) -> Path:
         return path_of(self.root, upload_id)
 
-    def make_shard(self, upload_id: str) -> None:
+    def make_shard(self, upload_id: str) -> str:
         """The folder for ``upload_id``: spread by a hash, since hooks may choose ids that are
-        alike."""
-        name = f"{_shard_of(upload_id):02x}"
-        if name not in self._made:
-            self.make_folder(name)
-            self._made.add(name)
+        alike. Returns ``name(upload_id)``."""
+        shard = _shard_of(upload_id)
+        if shard not in self._made:
+            self.make_folder(shard)
+            self._made.add(shard)
+        return f"{shard}/{upload_id}"
 
     def make_folder(self, name: str) -> None:
         with suppress(FileExistsError):
@@ -69,7 +70,7 @@ class Layout:
 
     def sync_shard(self, upload_id: str) -> None:
         """Flush the names in the folder for ``upload_id``."""
-        fd = os.open(f"{_shard_of(upload_id):02x}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
+        fd = os.open(_shard_of(upload_id), os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
         try:
             os.fsync(fd)
         finally:
@@ -92,11 +93,14 @@ class Layout:
 
 def path_of(root: Path, upload_id: str) -> Path:
     """Where the bytes are, for programs that want a path."""
-    return root / f"{_shard_of(upload_id):02x}" / upload_id
+    return root / _shard_of(upload_id) / upload_id
 
 
-def _shard_of(upload_id: str) -> int:
-    return zlib.crc32(upload_id.encode()) & 0xFF
+_shards = [f"{number:02x}" for number in range(256)]
+
+
+def _shard_of(upload_id: str) -> str:
+    return _shards[zlib.crc32(upload_id.encode()) & 0xFF]
 
 
 class StoreInUse(StoreUnavailable):
