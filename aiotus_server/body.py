@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from . import threads
 from .protocol.checksum import Checksum, Hasher, TrailingChecksum, Verification, hashers_for
@@ -48,6 +48,7 @@ class Source(ABC):
     direct_from: int | None = None
     interrupted: TusError | None = None
     spent = False  # the bytes have been stored; what goes on is not about them
+    given = 0  # bytes so far
 
     @abstractmethod
     async def read(self, patience: float | None = None) -> bytes | None:
@@ -79,11 +80,18 @@ class Source(ABC):
         """
         return None
 
-    async def pump(self, fd: int, offset: int, limit: int, hashers: Mapping[str, Hasher]) -> int:
-        """Write what comes next to ``fd`` from ``offset`` on, ``limit`` bytes at most, and feed it
-        to ``hashers``: the number of bytes, at least one.
+    async def pump(
+        self,
+        writer: Writer,
+        limit: int,
+        hashers: Mapping[str, Hasher],
+        before: Sequence[bytes] = (),
+    ) -> int:
+        """Give ``writer`` ``before``, and behind it what comes next, ``limit`` bytes of that at
+        most, and feed it all to ``hashers``: the number of bytes that came, at least one.
 
-        Raises TusErrors as ``read`` does, and OSError when the disk refuses.
+        Raises TusErrors as ``read`` does when ``before`` has been given, and OSError when the
+        disk refuses.
         """
         raise NotImplementedError
 
@@ -101,6 +109,20 @@ class EmptySource(Source):
 
     def read_whole(self) -> list[bytes] | None:
         return []
+
+
+class Writer(Protocol):
+    """Where a body is written to, behind what was written before. Blocking: for threads."""
+
+    @property
+    def held(self) -> bytes:
+        """What it was given and has not written."""
+
+    def write(self, pieces: Sequence[bytes | memoryview], *, last: bool) -> None:
+        """``last`` says that nothing will follow. Raises OSError. ``pieces`` change afterwards."""
+
+    def finish(self) -> None:
+        """Write what was held back."""
 
 
 class Body:
@@ -202,48 +224,46 @@ class Body:
         if self._progress is not None:
             await self._progress(self.received)
 
-    async def copy_to(self, fd: int, offset: int) -> None:
-        """Write the body to ``fd`` from ``offset`` (bytes) on, hashing while it passes.
+    async def copy_to(self, writer: Writer) -> None:
+        """Give the body to ``writer``, in threads, hashing while it passes.
 
         Raises OSError when the disk refuses; what was written before stays written.
         """
         pieces = None if self._ended else await self._source.take_over()
         if pieces is None:
-            await self._copy_pieces(fd, offset)
+            await self._copy_pieces(writer)
         else:
             try:
-                await self._copy_pumped(fd, offset, pieces)
+                await self._copy_pumped(writer, pieces)
             finally:
                 self._source.give_back()
+        if writer.held:
+            await threads.quick.run(writer.finish)
         self._verify()
 
-    async def _copy_pumped(self, fd: int, offset: int, pieces: Sequence[bytes]) -> None:
+    async def _copy_pumped(self, writer: Writer, pieces: Sequence[bytes]) -> None:
         held, self._held = self._held, []
         held += [kept for piece in pieces if (kept := self._accept(piece))]
-        if held:
-            await threads.quick.run(self._hash_and_write, fd, held, offset)
-            offset += sum(map(len, held))
-            await self.report()
         while not self._ended:
             if self.received == self._source.length:
                 self._ended = True
             elif self.received == self._limit:
                 self._end(self._too_long)
             else:
-                offset += await self._pump_some(fd, offset)
+                await self._pump_some(writer, held)
+                held = []
             await self.report()
+        if held:
+            await threads.quick.run(self._hash_and_write, writer, held, True)
 
-    async def _pump_some(self, fd: int, offset: int) -> int:
+    async def _pump_some(self, writer: Writer, held: Sequence[bytes]) -> None:
         room = self._limit - self.received
         try:
-            count = await self._source.pump(fd, offset, room, self._hashers)
+            self.received += await self._source.pump(writer, room, self._hashers, held)
         except TusError as error:
             self._end(error)
-            return 0
-        self.received += count
-        return count
 
-    async def _copy_pieces(self, fd: int, offset: int) -> None:
+    async def _copy_pieces(self, writer: Writer) -> None:
         """While one batch is written in a thread, the next is received."""
         loop = asyncio.get_running_loop()
         batch, self._held = self._held, []
@@ -264,16 +284,15 @@ class Body:
                 if batch and (enough or self._ended or loop.time() >= due):
                     if writing is not None:
                         await writing
-                    writing = threads.quick.submit(self._hash_and_write, fd, batch, offset)
-                    offset += size
+                    writing = threads.quick.submit(self._hash_and_write, writer, batch, self._ended)
                     batch, size = [], 0
                     await self.report()
         finally:
             if writing is not None:
                 await writing
 
-    def _hash_and_write(self, fd: int, pieces: list[bytes], offset: int) -> None:
-        write_all(fd, pieces, offset)
+    def _hash_and_write(self, writer: Writer, pieces: list[bytes], last: bool) -> None:
+        writer.write(pieces, last=last)
         self._hash(pieces)
 
     async def _pull(self, patience: float | None) -> bytes | None:
@@ -303,7 +322,7 @@ class Body:
             self.error = error
 
     def _hash(self, pieces: Sequence[bytes]) -> None:
-        _hash(self._hashers, pieces)
+        feed(self._hashers, pieces)
 
     def _verify(self, whole: Sequence[bytes] | None = None) -> None:
         """ "Once the entire request has been received, the Server MUST verify the uploaded chunk
@@ -340,7 +359,8 @@ class Body:
         return trailing
 
 
-def _hash(hashers: Mapping[str, Hasher], pieces: Sequence[bytes]) -> None:
+def feed(hashers: Mapping[str, Hasher], pieces: Sequence[bytes | memoryview]) -> None:
+    """Give all of ``pieces`` to each of the hashers."""
     for hasher in hashers.values():
         for piece in pieces:
             hasher.update(piece)
@@ -349,15 +369,18 @@ def _hash(hashers: Mapping[str, Hasher], pieces: Sequence[bytes]) -> None:
 async def hash_somewhere(hashers: Mapping[str, Hasher], piece: bytes) -> None:
     """Feed the hashers, in a thread unless the piece is small."""
     if len(piece) <= INLINE_HASH:
-        _hash(hashers, [piece])
+        feed(hashers, [piece])
     elif hashers:
-        await threads.quick.run(_hash, hashers, [piece])
+        await threads.quick.run(feed, hashers, [piece])
 
 
-def write_all(fd: int, pieces: Sequence[bytes], offset: int) -> None:
-    """Write ``pieces`` one behind the other from ``offset`` (bytes) on; raises OSError."""
+def write_all(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+    """Write ``pieces`` one behind the other from ``offset`` (bytes) on: where they end.
+
+    Raises OSError; what was written before stays written.
+    """
     for first in range(0, len(pieces), IOV_MAX):
-        batch: Sequence[bytes | memoryview] = pieces[first : first + IOV_MAX]
+        batch = pieces[first : first + IOV_MAX]
         left = sum(map(len, batch))
         while left:
             written = os.pwritev(fd, batch, offset)
@@ -365,6 +388,7 @@ def write_all(fd: int, pieces: Sequence[bytes], offset: int) -> None:
             left -= written
             if left:
                 batch = _behind([memoryview(piece) for piece in batch], written)
+    return offset
 
 
 def _behind(views: list[memoryview], written: int) -> list[memoryview]:

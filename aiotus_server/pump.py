@@ -6,17 +6,18 @@ The kernel copies each byte into a buffer and out again; both calls release the 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from . import threads
+from .body import feed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from .body import Writer
     from .protocol.checksum import Hasher
 
 BUFFER = 1024 * 1024  # bytes, one for each thread
@@ -60,10 +61,15 @@ class Pump:
         self._connection.close()
 
     async def copy(
-        self, fd: int, offset: int, limit: int, hashers: Mapping[str, Hasher], patience: float
+        self,
+        writer: Writer,
+        limit: int,
+        hashers: Mapping[str, Hasher],
+        patience: float,
+        before: Sequence[bytes] = (),
     ) -> int:
-        """Write what comes to ``fd`` from ``offset`` on, ``limit`` bytes at most, and feed it to
-        ``hashers``: the number of bytes.
+        """Give ``writer`` ``before``, and behind it what comes, ``limit`` bytes at most, and feed
+        it all to ``hashers``: the number of bytes that came.
 
         0 when nothing came for ``patience`` seconds, and once ``stopped()``, when what had come
         by then is stored. Raises EOFError when the other side has gone or has sent its last
@@ -80,7 +86,9 @@ class Pump:
                     return 0
                 self._last_taken = True
                 most = min(most, BUFFER)
-            count = await threads.pumping.run(self._take, fd, offset, most, hashers)
+            last = most == limit
+            count = await threads.pumping.run(self._take, writer, most, last, hashers, before)
+            before = ()
             if count:
                 self._pace(count)
                 return count
@@ -131,21 +139,32 @@ class Pump:
             with suppress(OSError):  # then the loop wakes us for each byte
                 self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
-    def _take(self, fd: int, offset: int, most: int, hashers: Mapping[str, Hasher]) -> int:
-        """In a thread: all that is there, ``most`` bytes at most. Ends early when stopped."""
+    def _take(
+        self,
+        writer: Writer,
+        most: int,
+        last: bool,
+        hashers: Mapping[str, Hasher],
+        before: Sequence[bytes],
+    ) -> int:
+        """In a thread: all that is there, ``most`` bytes at most; if ``last``, nothing will follow
+        these. Ends early when stopped."""
+        if before:
+            writer.write(before, last=False)
+            feed(hashers, before)
         buffer = _buffer()
-        begin, end = offset, offset + most
-        while offset < end:
-            count = self._receive(buffer, min(BUFFER, end - offset))
+        taken = 0
+        while taken < most:
+            count = self._receive(buffer, min(BUFFER, most - taken))
             if not count:
                 break
-            piece = buffer[:count]
-            offset = _write(fd, piece, offset)
-            for hasher in hashers.values():
-                hasher.update(piece)
+            taken += count
+            pieces = (buffer[:count],)
+            writer.write(pieces, last=not self.left or (last and taken == most))
+            feed(hashers, pieces)
             if self._stopped():
                 break
-        return offset - begin
+        return taken
 
     def _receive(self, buffer: memoryview, size: int) -> int:
         try:
@@ -170,11 +189,3 @@ def _buffer() -> memoryview:
     except AttributeError:
         buffer = _own.buffer = memoryview(bytearray(BUFFER))
     return buffer
-
-
-def _write(fd: int, piece: memoryview, offset: int) -> int:
-    while piece:
-        written = os.pwrite(fd, piece, offset)
-        offset += written
-        piece = piece[written:]
-    return offset

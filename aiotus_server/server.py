@@ -271,6 +271,11 @@ class Server:
         lock = self.lock(upload_id, purpose, call.options)
         return _Receiving(self, source, asked, lock)
 
+    @property
+    def sources(self) -> frozenset[Source]:
+        """Those of which bytes are being received."""
+        return frozenset(self._running)
+
     def begin(self, source: Source) -> None:
         """``stop`` interrupts ``source`` from now on, and waits for its ``end``."""
         if self.stopping:

@@ -32,6 +32,7 @@ from aiotus_server.protocol.errors import (
     TusError,
     UploadDisplaced,
 )
+from aiotus_server.stores.writing import PAGE, FileWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,7 @@ async def by_pieces(body: Body, folder: Path) -> bytes:
 async def by_copy(body: Body, folder: Path) -> bytes:
     target = folder / "target"
     with target.open("wb") as file:
-        await body.copy_to(file.fileno(), 0)
+        await body.copy_to(FileWriter(file.fileno(), 0))
     return target.read_bytes()
 
 
@@ -348,7 +349,7 @@ async def test_bytes_go_where_they_belong(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"0123456789")
     with target.open("r+b") as file:
-        await make(Scripted(b"ab", b"c")).copy_to(file.fileno(), 4)
+        await make(Scripted(b"ab", b"c")).copy_to(FileWriter(file.fileno(), 4))
     assert target.read_bytes() == b"0123abc789"
 
 
@@ -356,7 +357,7 @@ async def test_pieces_of_a_slow_body_are_written_before_it_ends(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(body_module, "GATHER_TIME", 0.01)
-    target, seen = tmp_path / "target", []
+    target, seen, page = tmp_path / "target", [], b"x" * PAGE
 
     class Watching(Scripted):
         async def read(self, patience: float | None = None) -> bytes | None:
@@ -364,9 +365,10 @@ async def test_pieces_of_a_slow_body_are_written_before_it_ends(
             return await super().read(patience)
 
     with target.open("wb") as file:
-        await make(Watching(b"ab", None, None, None, None, b"cd")).copy_to(file.fileno(), 0)
-    assert b"ab" in seen
-    assert target.read_bytes() == b"abcd"
+        source = Watching(page + b"ab", None, None, None, None, b"cd")
+        await make(source, limit=2 * PAGE).copy_to(FileWriter(file.fileno(), 0))
+    assert page in seen
+    assert target.read_bytes() == page + b"abcd"
 
 
 async def test_many_small_pieces_are_gathered(

@@ -57,6 +57,7 @@ def missing_names() -> list[str]:
         (RequestHandler, ("pause_reading", "resume_reading", "_reading_paused")),
         (StreamReader, ("_buffer", "_buffer_offset", "total_bytes", "feed_data", "feed_eof")),
         (StreamReader, ("_cursor", "_eof", "_http_chunk_splits", "_protocol", "_size")),
+        (StreamReader, ("_high_water", "_low_water")),
         (StreamReader, ("_read_nowait_chunk", "_wait")),
         (RequestHandler, ("_drain_helper", "writing_paused")),
         (StreamWriter, ("send_headers",)),

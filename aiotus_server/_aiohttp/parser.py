@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from .connection import TusRequestHandler
 
+# Of a body so long, the loop reads one piece. The rest stays in the kernel until it is known who
+# reads it: most likely a thread.
+HOLD_FROM = 1024 * 1024  # bytes
+
 Feed = tuple[Any, bool, bytes]
 
 
@@ -173,6 +177,8 @@ class TrailerParser:
             if self._left > at_hand and _is_plain_tus(message):
                 self._stream = payload
                 self._next = self._feed_stream
+                if self._left >= HOLD_FROM:
+                    hold(payload)
                 self._parser = self._handler.new_parser()  # the old one waits for the body
             else:
                 self._payload = payload
@@ -266,6 +272,17 @@ class TrailerParser:
         self._feed(b"0\r\n\r\n")
         stream.feed_eof()
         return decoder.rest
+
+
+def hold(stream: StreamReader) -> None:
+    """Have the connection stop reading after each piece."""
+    stream._high_water = 0
+
+
+def release(stream: StreamReader) -> None:
+    """Have it read on while the pieces before are dealt with, as aiohttp does."""
+    if stream.__class__ is StreamReader:  # not the one of requests without a body
+        stream._high_water = 2 * stream._low_water
 
 
 def take_all(stream: StreamReader) -> list[bytes]:

@@ -12,13 +12,14 @@ from ..body import Source
 from ..protocol.errors import BodyCutShort, BodyMalformed, BodyTimedOut, TusError
 from ..pump import Pump
 from .connection import TusRequestHandler, expects_continue
-from .parser import TrailerStream, take_all, take_piece, wait_for_piece
+from .parser import TrailerStream, release, take_all, take_piece, wait_for_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from aiohttp import web
 
+    from ..body import Writer
     from ..options import Options
     from ..protocol.checksum import Checksum, Hasher
 
@@ -28,7 +29,6 @@ class RequestSource(Source):
 
     gave_up = False  # before the end
     silent = False  # because nothing came
-    _given = 0
     _silence = 0.0  # seconds that were waited in vain since the last byte
     _waiting: asyncio.Timeout | None = None
     _pump: Pump | None = None
@@ -70,6 +70,7 @@ class RequestSource(Source):
         self.silent = isinstance(error, BodyTimedOut)
 
     async def _read(self, patience: float | None) -> bytes | None:
+        release(self._content)
         if data := self._arrived():
             return data
         if self.interrupted is not None:
@@ -94,7 +95,7 @@ class RequestSource(Source):
         return self._arrived() or self._end()
 
     def _end(self) -> bytes:
-        if self.length is not None and self._given < self.length:
+        if self.length is not None and self.given < self.length:
             raise BodyCutShort  # a middleware has taken the rest from the stream
         return b""
 
@@ -106,10 +107,10 @@ class RequestSource(Source):
             pieces.insert(0, self._read_before)
             self._read_before = b""
         size = sum(map(len, pieces))
-        if self.length is not None and self._given + size < self.length:
+        if self.length is not None and self.given + size < self.length:
             self._read_before = b"".join(pieces)  # not whole: ``read`` will say so
             return None
-        self._given += size
+        self.given += size
         return pieces
 
     def interrupt(self, error: TusError) -> None:
@@ -135,16 +136,23 @@ class RequestSource(Source):
         if self._read_before:
             pieces.insert(0, self._read_before)
             self._read_before = b""
+        self.given += sum(map(len, pieces))
         return pieces
 
     def _failing(self) -> bool:
         return self.interrupted is not None or self._content.exception() is not None
 
-    async def pump(self, fd: int, offset: int, limit: int, hashers: Mapping[str, Hasher]) -> int:
+    async def pump(
+        self,
+        writer: Writer,
+        limit: int,
+        hashers: Mapping[str, Hasher],
+        before: Sequence[bytes] = (),
+    ) -> int:
         assert self._pump is not None
         try:
             patience = self._read_timeout.total_seconds()
-            count = await self._pump.copy(fd, offset, limit, hashers, patience)
+            count = await self._pump.copy(writer, limit, hashers, patience, before)
             if not count:
                 raise self.interrupted or BodyTimedOut()
         except EOFError as error:
@@ -153,6 +161,7 @@ class RequestSource(Source):
         except TusError as error:
             self._give_up(error)
             raise
+        self.given += count
         return count
 
     def give_back(self) -> None:
@@ -177,7 +186,7 @@ class RequestSource(Source):
             data = b"".join(take_all(self._content))
         if data:
             self._silence = 0.0
-            self._given += len(data)
+            self.given += len(data)
         return data
 
     def _nothing_came(self, seconds: float) -> bytes | None:

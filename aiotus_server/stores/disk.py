@@ -69,7 +69,9 @@ class DiskStore(
     def _open(self, shared: bool) -> None:
         if self._opened is None:
             try:
-                files = Files(Layout(self.root, shared=shared), self.durability)
+                flushes = self.durability is not Durability.NONE
+                layout = Layout(self.root, shared=shared, flushes=flushes)
+                files = Files(layout, self.durability)
                 files.tidy()
                 self._opened = files
             except OSError as error:
@@ -105,19 +107,21 @@ class DiskStore(
     async def append(self, upload: Upload, body: Body) -> Upload:
         if body.buffered():
             return await self._ending.run(self._files.append_whole, upload, body)
-        fd = await threads.small.run(self._files.begin_append, upload, body.atomic)
+        writer = await threads.small.run(self._files.begin_append, upload, body.atomic)
         try:
-            await body.copy_to(fd, upload.offset)
+            await body.copy_to(writer)
         except BaseException:
-            await threads.small.run(os.close, fd)
+            await threads.small.run(os.close, writer.fd)
             raise
-        return await self._ending.run(self._files.end_append, upload, body, fd)
+        return await self._ending.run(self._files.end_append, upload, body, writer)
 
     async def rewind(self, upload: Upload) -> Upload:
         return await threads.quick.run(self._files.rewind, upload)
 
     async def declare_length(self, upload: Upload, length: int) -> Upload:
-        return await threads.small.run(self._files.change, replace(upload, length=length))
+        upload = replace(upload, length=length)
+        pool = self._ending if upload.complete else threads.small
+        return await pool.run(self._files.declare_length, upload)
 
     async def finish(self, upload: Upload, outcome: Outcome) -> Upload:
         pool = self._ending if upload.path is None else threads.slow

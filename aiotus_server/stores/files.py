@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from . import infofile
 from .copying import closing, copy
 from .journal import ExpiryJournal
 from .publishing import publish
+from .writing import PAGE, FileWriter, datasync, first_hole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from .layout import Layout
 
 _log = getLogger("aiotus_server")
-_datasync = getattr(os, "fdatasync", os.fsync)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 
@@ -58,6 +59,8 @@ class Files:
         self._root = layout.fd
         self._name = layout.name
         self._durability = durability
+        self._flushes = durability is not Durability.NONE
+        self._opened = time.time_ns()
         self.journal = ExpiryJournal(layout.fd)
         self.close = layout.close
 
@@ -78,13 +81,24 @@ class Files:
             if text:
                 _log.error("The info file of %s cannot be read: %s", upload_id, error)
             raise UploadNotFound from None
-        return self._snapshot(upload, facts, self._mark(upload_id))
+        return self._snapshot(upload, facts, self._mark(upload, facts))
 
-    def _mark(self, upload_id: str) -> int | None:
-        """Where unverified bytes begin, if there are any."""
+    def _mark(self, upload: Upload, facts: os.stat_result) -> int | None:
+        """Where bytes begin that do not count, if there are any."""
+        size, mark = facts.st_size, None
         with suppress(FileNotFoundError, ValueError):
-            return int(self._read(f"unverified/{upload_id}"))
-        return None
+            text = os.readlink(f"unverified/{upload.upload_id}", dir_fd=self._root)
+            mark = min(int(text), size)
+        if size != upload.length and facts.st_ctime_ns < self._opened:
+            # Nobody has written to it since the machine may have lost its power.
+            hole = self._first_hole(upload, size)
+            if hole < size:
+                mark = hole if mark is None else min(mark, hole)
+        return mark
+
+    def _first_hole(self, upload: Upload, size: int) -> int:
+        with closing(self._open(upload, os.O_RDONLY)) as fd:
+            return first_hole(fd, size)
 
     def _snapshot(self, upload: Upload, facts: os.stat_result, mark: int | None = None) -> Upload:
         offset = facts.st_size if mark is None else mark
@@ -114,57 +128,92 @@ class Files:
     def _begin(self, upload: Upload, fd: int, pieces: Sequence[bytes]) -> Upload:
         """The first bytes. The data file is new, so its size need not be asked for."""
         if pieces:
-            write_all(fd, pieces, 0)
-            upload = replace(upload, offset=sum(map(len, pieces)))
+            upload = replace(upload, offset=write_all(fd, pieces, 0))
         if upload.lifetime is not None:
             upload = self._snapshot(upload, os.fstat(fd))
         if self._must_sync(upload):
-            _datasync(fd)
+            datasync(fd)
         return upload
 
     def _add_marks(self, upload: Upload) -> None:
         """Before there is an info file: a mark without an upload does no harm."""
+        sync = self._must_sync(upload)
         if upload.expires is not None:
-            self.journal.add(upload.upload_id, upload.expires.timestamp())
+            self.journal.add(upload.upload_id, upload.expires.timestamp(), sync=sync)
         for part in _waited_for(upload):
+            folder = f"waiting/{part}"
             with suppress(FileExistsError):
-                os.mkdir(f"waiting/{part}", dir_fd=self._root)
-            name = f"waiting/{part}/{upload.upload_id}"
+                os.mkdir(folder, dir_fd=self._root)
+            name = f"{folder}/{upload.upload_id}"
             os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
+            if sync:
+                self._layout.sync_folder(folder)
+        if sync and _waited_for(upload):
+            self._layout.sync_folder("waiting")
 
     def append_whole(self, upload: Upload, body: Body) -> Upload:
+        pieces = body.take()
         with closing(self._open_data(upload)) as fd:
-            write_all(fd, body.take(), upload.offset)
+            if pieces:
+                self._writer(upload, fd, atomic=False).write(pieces, last=True)
             return self._appended(upload, fd)
 
-    def begin_append(self, upload: Upload, atomic: bool) -> int:
-        if atomic:
+    def begin_append(self, upload: Upload, atomic: bool) -> FileWriter:
+        """``end_append`` must follow, or the writer's descriptor be closed."""
+        fd = self._open_data(upload)
+        try:
+            return self._writer(upload, fd, atomic=atomic)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _writer(self, upload: Upload, fd: int, *, atomic: bool) -> FileWriter:
+        inside = upload.offset % PAGE != 0
+        if atomic or inside:
             # "The uploaded chunk MUST be discarded": so it must be known where it began,
             # before the first of its bytes, and after a crash.
-            self._write(f"unverified/{upload.upload_id}", str(upload.offset).encode())
-        return self._open_data(upload)
+            self._set_mark(upload)
+        return FileWriter(
+            fd,
+            upload.offset,
+            write_back=self._flushes,
+            settled=partial(self._unmark, upload) if inside and not atomic else None,
+        )
 
-    def end_append(self, upload: Upload, body: Body, fd: int) -> Upload:
-        with closing(fd):
-            if not body.atomic:
-                return self._appended(upload, fd)
-            if body.error is not None:
-                return self._appended(upload, fd, mark=upload.offset)
-            after = self._appended(upload, fd)
-            self._unmark(upload)
-            return after
+    def end_append(self, upload: Upload, body: Body, writer: FileWriter) -> Upload:
+        with closing(writer.fd):
+            if body.atomic and body.error is not None:
+                return self._snapshot(upload, os.fstat(writer.fd), upload.offset)
+            return self._appended(upload, writer.fd, marked=body.atomic or writer.unsettled)
 
-    def _appended(self, upload: Upload, fd: int, mark: int | None = None) -> Upload:
-        upload = self._snapshot(upload, os.fstat(fd), mark)
+    def _appended(self, upload: Upload, fd: int, *, marked: bool = False) -> Upload:
+        upload = self._snapshot(upload, os.fstat(fd))
         if self._must_sync(upload):
-            _datasync(fd)
+            datasync(fd)
+        if marked:
+            self._unmark(upload)
+        if self._must_sync(upload):
+            # A mark that came back with a power cut would take away what is acknowledged.
+            self._layout.sync_folder("unverified")
             if upload.complete:
                 self._sync_facts(upload)
         return upload
 
+    def _set_mark(self, upload: Upload) -> None:
+        """As a link that points to a number: it is made in one step, and on the disk before
+        anything that is done after it, without a flush."""
+        name = f"unverified/{upload.upload_id}"
+        try:
+            os.symlink(str(upload.offset), name, dir_fd=self._root)
+        except FileExistsError:
+            os.unlink(name, dir_fd=self._root)
+            os.symlink(str(upload.offset), name, dir_fd=self._root)
+
     def rewind(self, upload: Upload) -> Upload:
         with closing(self._open_data(upload)) as fd:
             os.ftruncate(fd, upload.offset)
+            if self._flushes:
+                datasync(fd)  # before the mark goes: refused bytes must not come back
             self._unmark(upload)
             return self._snapshot(upload, os.fstat(fd))
 
@@ -191,7 +240,13 @@ class Files:
         except FileNotFoundError:
             raise UploadNotFound from None
 
-    def change(self, upload: Upload) -> Upload:
+    def declare_length(self, upload: Upload) -> Upload:
+        """``upload`` has its length now. If that makes it complete, its bytes came before, and
+        nobody has flushed them."""
+        if self._must_sync(upload):
+            with closing(self._open_data(upload)) as fd:
+                datasync(fd)
+            self._layout.sync_folder("unverified")
         self._write_info(upload)
         return upload
 
@@ -207,13 +262,14 @@ class Files:
         """Atomic: the old info file or the new one, never half of one."""
         name = f"{self._name(upload.upload_id)}.info"
         fresh = f"{name}.new"
-        self._write(fresh, infofile.encode(upload), sync=self._must_sync(upload))
+        # Else a power cut might leave an empty one in place of one that was there.
+        self._write(fresh, infofile.encode(upload), sync=self._flushes)
         os.rename(fresh, name, src_dir_fd=self._root, dst_dir_fd=self._root)
         if self._must_sync(upload):
             self._layout.sync_shard(upload.upload_id)
 
     def _must_sync(self, upload: Upload) -> bool:
-        if self._durability is Durability.NONE:
+        if not self._flushes:
             return False
         return self._durability is Durability.ALWAYS or upload.complete
 
@@ -342,7 +398,7 @@ class Files:
                     copy(source, target, part.offset, offset, stopped)
                 offset += part.offset
             if sync:
-                _datasync(target)
+                datasync(target)
 
     def _read(self, name: str) -> bytes:
         with closing(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._root)) as fd:

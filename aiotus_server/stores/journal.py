@@ -35,12 +35,23 @@ class ExpiryJournal:
             return None
         return fd
 
-    def add(self, upload_id: str, expires: float) -> None:
+    def add(self, upload_id: str, expires: float, *, sync: bool = False) -> None:
         name = _in_folder(str(int(expires) // BUCKET * BUCKET))
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         fd = os.open(name, flags, 0o666, dir_fd=self._root)
         try:
             os.write(fd, f"{expires:.3f} {upload_id}\n".encode())
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        if sync:
+            self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        fd = os.open(_FOLDER, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            os.fsync(fd)
         finally:
             os.close(fd)
 

@@ -28,12 +28,13 @@ class Layout:
     """The folders under ``root``, made as they are needed. Blocking: for threads.
 
     Names are relative to ``fd``, the descriptor of the root; that and the lock are all that is
-    kept open. Raises StoreInUse, which says who is in the way, or OSError.
+    kept open. ``flushes`` brings the names of new folders to the disk. Raises StoreInUse, which says who is in the way, or OSError.
     """
 
-    def __init__(self, root: Path, *, shared: bool) -> None:
+    def __init__(self, root: Path, *, shared: bool, flushes: bool = True) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        self._flushes = flushes
+        make_folders(root, sync=flushes)
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         self._fds = [self.fd]
         self._made: set[str] = set()
@@ -65,12 +66,18 @@ class Layout:
     def make_folder(self, name: str) -> None:
         with suppress(FileExistsError):
             os.mkdir(name, dir_fd=self.fd)
+        if self._flushes:
+            os.fsync(self.fd)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         os.close(os.open(name, flags, dir_fd=self.fd))  # a folder, and ours
 
     def sync_shard(self, upload_id: str) -> None:
         """Flush the names in the folder for ``upload_id``."""
-        fd = os.open(_shard_of(upload_id), os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
+        self.sync_folder(_shard_of(upload_id))
+
+    def sync_folder(self, name: str) -> None:
+        """Flush the names in a folder."""
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
         try:
             os.fsync(fd)
         finally:
@@ -89,6 +96,24 @@ class Layout:
                 fcntl.flock(fd, how)
             except BlockingIOError:
                 raise StoreInUse(self.root) from None
+
+
+def make_folders(path: Path, *, sync: bool) -> None:
+    """Make the folder and those above it that are missing; ``sync`` flushes their names."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    if sync:
+        for folder in reversed(missing):
+            sync_path(folder.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Flush the names in the folder."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def path_of(root: Path, upload_id: str) -> Path:

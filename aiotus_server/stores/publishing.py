@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from .copying import closing, copy
+from .layout import make_folders, sync_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ def publish(source: Path, target: Path, *, sync: bool) -> None:
     Blocking. ``sync`` flushes the folder. Raises FileExistsError when something else is there;
     after a crash it may be done again, and finds what it did before. ``source`` stays.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent, sync=sync)
     try:
         os.link(source, target)
     except FileExistsError:
@@ -28,8 +29,7 @@ def publish(source: Path, target: Path, *, sync: bool) -> None:
     except OSError:
         _copy_into_place(source, target)
     if sync:
-        with closing(os.open(target.parent, os.O_RDONLY)) as folder:
-            os.fsync(folder)
+        sync_path(target.parent)
 
 
 def _copy_into_place(source: Path, target: Path) -> None:

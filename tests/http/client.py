@@ -16,6 +16,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from aiotus_server import Options, tus_routes
+from aiotus_server.stores.writing import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -171,6 +172,7 @@ class Site:
     runner: web.AppRunner
     routes: Any = None
     connections: list[Connection] = field(default_factory=list)
+    begun: dict[str, int] = field(default_factory=dict)  # where the last PATCH began
 
     async def connect(self) -> Connection:
         connection = Connection(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -236,6 +238,7 @@ class Site:
             fields["Content-Length"] = str(length)
         fields.update({name.replace("_", "-"): value for name, value in headers.items()})
         connection = await self.connect()
+        self.begun[path] = offset
         await connection.send(head("PATCH", path, fields) + body)
         return connection
 
@@ -248,10 +251,19 @@ class Site:
         return b""
 
     async def until_stored(self, path: str, size: int, *, seconds: float = 5) -> None:
-        """Wait until the disk store's file of this upload has ``size`` bytes."""
+        """Wait until the disk store's file of this upload has ``size`` bytes, or the server has
+        them, and all of their whole pages are in the file."""
+        begun = self.begun.get(path, 0)
+        whole = max(begun, size // PAGE * PAGE)
         async with asyncio.timeout(seconds):
-            while len(self.stored(path)) != size:
+            while (stored := len(self.stored(path))) != size:
+                if stored == whole and self._has_taken(size - begun):
+                    break
                 await asyncio.sleep(0.01)
+
+    def _has_taken(self, size: int) -> bool:
+        sources = self.routes.server.sources if self.routes is not None else ()
+        return any(source.given == size for source in sources)
 
     async def head(self, path: str) -> Reply:
         return await self.request("HEAD", path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aiotus_server.stores.writing import PAGE
 from tests.http.client import Site, assert_refused, sha1
 
 from .neighbour import PATIENCE, REPOSITORY
@@ -58,7 +59,7 @@ async def two(tmp_path: Path, processes: list[asyncio.subprocess.Process]) -> As
             await connection.close()
 
 
-@pytest.mark.parametrize("sent", [0, 5000, 2_000_000])
+@pytest.mark.parametrize("sent", [0, 2 * PAGE, 2_000_000])
 async def test_a_client_that_comes_back_through_the_other(two: Two, sent: int) -> None:
     first, second = two
     path = await first.create(len(DATA))
@@ -74,17 +75,17 @@ async def test_a_client_that_comes_back_through_the_other(two: Two, sent: int) -
 async def test_one_that_does_not_ask_first(two: Two) -> None:
     first, second = two
     path = await second.create(len(DATA))
-    old = await first.begin(path, 0, DATA[:5000], length=len(DATA))
-    await first.until_stored(path, 5000)
+    old = await first.begin(path, 0, DATA[: 2 * PAGE], length=len(DATA))
+    await first.until_stored(path, 2 * PAGE)
     async with asyncio.timeout(AT_ONCE):
-        assert (await second.patch(path, 5000, DATA[5000:])).offset == len(DATA)
+        assert (await second.patch(path, 2 * PAGE, DATA[2 * PAGE :])).offset == len(DATA)
     assert_refused(await old.reply(), 423)
     assert (await second.get(path)).body == DATA
 
 
 async def test_there_and_back_many_times(two: Two) -> None:
     path = await two[0].create(len(DATA))
-    sent, piece = 0, len(DATA) // 20 + 1
+    sent, piece = 0, len(DATA) // 20 // PAGE * PAGE
     while sent < len(DATA):
         for site in two:
             await site.begin(path, sent, DATA[sent : sent + piece], length=len(DATA) - sent)
@@ -111,9 +112,9 @@ async def test_head_does_not_interrupt_bytes_under_a_checksum(two: Two) -> None:
 
 async def test_delete_through_the_other(two: Two) -> None:
     first, second = two
-    path = await first.create(10)
-    old = await first.begin(path, 0, b"123", length=10)
-    await first.until_stored(path, 3)
+    path = await first.create(2 * PAGE)
+    old = await first.begin(path, 0, DATA[:PAGE], length=2 * PAGE)
+    await first.until_stored(path, PAGE)
     async with asyncio.timeout(AT_ONCE):
         assert (await second.delete(path)).status == 204
     assert_refused(await old.reply(), 410)
@@ -132,10 +133,10 @@ async def test_what_a_killed_server_had_begun(
 ) -> None:
     first, second = two
     path = await first.create(len(DATA))
-    await first.begin(path, 0, DATA[:5000], length=len(DATA))
-    await first.until_stored(path, 5000)
+    await first.begin(path, 0, DATA[: 2 * PAGE], length=len(DATA))
+    await first.until_stored(path, 2 * PAGE)
     processes[0].kill()
     async with asyncio.timeout(AT_ONCE):
-        assert (await second.head(path)).offset == 5000
-        assert (await second.patch(path, 5000, DATA[5000:])).status == 204
+        assert (await second.head(path)).offset == 2 * PAGE
+        assert (await second.patch(path, 2 * PAGE, DATA[2 * PAGE :])).status == 204
     assert (await second.get(path)).body == DATA
