@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scripts.powercut.disks import FILE_SYSTEMS
-
 from ..processes import REPOSITORY
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ except DiskTrouble as error:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("system", sorted(FILE_SYSTEMS))
+@pytest.mark.parametrize("system", ["btrfs", "ext4", "xfs"])
 def test_a_cut_leaves_what_was_flushed_and_nothing_else(system: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", ONE_CUT, str(tmp_path), system]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
