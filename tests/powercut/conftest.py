@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 280  # seconds, on a busy machine; a quarter of a minute on one that is not
 
-PowerCut = "Callable[..., Awaitable[Result]]"
-
 
 @pytest.fixture
 def power_cut(tmp_path: Path) -> Callable[..., Awaitable[Result]]:
