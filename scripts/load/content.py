@@ -2,7 +2,8 @@
 
 Each stripe of an upload is a window into one block of random bytes, at a place that depends on
 the seed, the upload and the stripe. So a byte that is wrong, missing, doubled, or another
-upload's does not compare equal, and giving out a range costs no copy.
+upload's does not compare equal, and giving out a range costs no copy. No byte is zero: a hole in
+a file reads as zeros.
 """
 
 from __future__ import annotations
@@ -30,19 +31,22 @@ def mix(number: int) -> int:
 @cache
 def _block() -> bytes:
     """One stripe longer than the places at which a window may begin."""
-    block = random.Random(1080).randbytes(BLOCK)
+    block = random.Random(1080).randbytes(BLOCK).replace(b"\0", b"\1")
     return block + block[:STRIPE]
 
 
 class Content:
-    """What upload number ``index`` of the load with this ``seed`` holds; it has no end."""
+    """What upload number ``index`` of the load with this ``seed`` holds, from its byte ``start``
+    on; it has no end."""
 
-    def __init__(self, seed: int, index: int) -> None:
+    def __init__(self, seed: int, index: int, start: int = 0) -> None:
+        self._start = start
         self._key = mix(mix(seed & MASK) ^ index)
         self._block = memoryview(_block())
 
     def pieces(self, begin: int, end: int, size: int = STRIPE) -> Iterator[memoryview]:
         """The bytes from ``begin`` up to ``end``, at most ``size`` at once."""
+        begin, end = begin + self._start, end + self._start
         while begin < end:
             stripe, inside = divmod(begin, STRIPE)
             take = min(size, STRIPE - inside, end - begin)

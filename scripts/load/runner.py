@@ -73,8 +73,8 @@ async def _batch(plan: Plan, client: Client, indices: Iterable[int]) -> None:
             await job.remove()
 
     with _clock(tally):
-        await _at_once(plan.concurrency, upload, indices)
-    await _at_once(plan.concurrency, verify, jobs)
+        await at_once(plan.concurrency, upload, indices)
+    await at_once(plan.concurrency, verify, jobs)
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _clock(tally: Tally) -> Iterator[None]:
         tally.seconds = before + time.perf_counter() - begun
 
 
-async def _at_once(workers: int, do: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
+async def at_once(workers: int, do: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
     """``do`` all items, so many at a time."""
     left = iter(items)
 

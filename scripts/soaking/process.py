@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 STARTING = 30.0  # seconds
 STOPPING = 30.0
+COMMAND = (
+    *(sys.executable, "-m", "aiotus_server"),
+    *("--host", "127.0.0.1", "--port", "{port}", "--dir", "{dir}"),
+)
+PORTS_END = 32_000
+_ports = itertools.count(20_000 + os.getpid() % 10_000)
 
 
 class Trouble(Exception):
@@ -40,16 +47,24 @@ class Sample:
 class Server:
     """``python -m aiotus_server`` with ``arguments``, on a free port of loopback.
 
-    It can be stopped or killed, and started again on the same port and folder. What it prints
-    is in ``log``.
+    Or another server: ``command``, in which ``{port}`` and ``{dir}`` stand for these. It can be
+    stopped or killed, and started again on the same port and folder. What it prints is in
+    ``log``.
     """
 
-    def __init__(self, folder: Path, log: Path, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        log: Path,
+        arguments: Sequence[str],
+        *,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}/files/"
         self.log = log
-        place = ["--host", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]
-        self._command = [sys.executable, "-m", "aiotus_server", *place, *arguments]
+        words = [word.replace("{port}", str(self.port)) for word in command]
+        self._command = [*(word.replace("{dir}", str(folder)) for word in words), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._begun = time.monotonic()
 
@@ -143,8 +158,9 @@ def _held(pid: int) -> tuple[int, int, int]:
 
 def _free_port() -> int:
     """Below those that the kernel gives to outgoing connections: one of these could take the
-    port while the server is down."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+    port while the server is down. Never the same twice, since another server of ours may be
+    about to listen there."""
+    for port in itertools.takewhile(lambda port: port < PORTS_END, _ports):
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

@@ -41,9 +41,9 @@ async def begun(
     )
 
 
-async def ended(process: asyncio.subprocess.Process) -> Result:
+async def ended(process: asyncio.subprocess.Process, *, patience: float = PATIENCE) -> Result:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:

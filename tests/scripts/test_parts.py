@@ -31,6 +31,16 @@ def test_any_range_of_a_content_is_the_same_bytes() -> None:
         assert b"".join(pieces) == data[begin:end]
 
 
+def test_a_content_that_starts_later_is_the_rest_of_the_same_bytes() -> None:
+    assert (
+        b"".join(Content(1, 1, start=STRIPE - 5).pieces(3, 900)) == data_of(1)[STRIPE - 2 :][:897]
+    )
+
+
+def test_no_byte_is_zero() -> None:
+    assert 0 not in data_of(1)
+
+
 def test_uploads_and_seeds_have_bytes_of_their_own() -> None:
     assert len({data_of(1), data_of(2), data_of(1, seed=2), data_of(2, seed=2)}) == 4
 
