@@ -9,10 +9,11 @@ import asyncio
 import socket
 import threading
 from contextlib import suppress
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from . import threads
-from .body import feed
+from .hashing import Hashing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -149,21 +150,25 @@ class Pump:
     ) -> int:
         """In a thread: all that is there, ``most`` bytes at most; if ``last``, nothing will follow
         these. Ends early when stopped."""
-        if before:
-            writer.write(before, last=False)
-            feed(hashers, before)
-        buffer = _buffer()
-        taken = 0
-        while taken < most:
-            count = self._receive(buffer, min(BUFFER, most - taken))
-            if not count:
-                break
-            taken += count
-            pieces = (buffer[:count],)
-            writer.write(pieces, last=not self.left or (last and taken == most))
-            feed(hashers, pieces)
-            if self._stopped():
-                break
+        hashing = Hashing(hashers)
+        buffers = _buffers(2 if hashers else 1)
+        try:
+            if before:
+                hashing.feed(before)
+                writer.write(before, last=False)
+            taken = 0
+            for buffer in cycle(buffers):
+                count = self._receive(buffer, min(len(buffer), most - taken))
+                if not count:
+                    break
+                taken += count
+                pieces = (buffer[:count],)
+                hashing.feed(pieces)
+                writer.write(pieces, last=not self.left or (last and taken == most))
+                if taken == most or self._stopped():
+                    break
+        finally:
+            hashing.wait()
         return taken
 
     def _receive(self, buffer: memoryview, size: int) -> int:
@@ -182,10 +187,11 @@ class Pump:
         return count
 
 
-def _buffer() -> memoryview:
-    """This thread's own."""
+def _buffers(count: int) -> list[memoryview]:
+    """This thread's own, in so many parts."""
     try:
         buffer: memoryview = _own.buffer
     except AttributeError:
         buffer = _own.buffer = memoryview(bytearray(BUFFER))
-    return buffer
+    size = BUFFER // count
+    return [buffer[begin : begin + size] for begin in range(0, BUFFER, size)]

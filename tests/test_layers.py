@@ -21,6 +21,7 @@ RINGS = {
     1: {"protocol"},
     2: {
         "body",
+        "hashing",
         "pump",
         "call",
         "concatenation",

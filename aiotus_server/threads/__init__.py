@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from .lane import Lane
-from .pool import Threads, everywhere
+from .pool import Threads, anywhere, everywhere
 
 
 def pin(core: int) -> None:
@@ -34,4 +34,4 @@ syncing = Threads(16, "tus-sync")
 # What may take seconds: concatenation, sweeping, copying to another file system.
 slow = Threads(4, "tus-slow")
 
-__all__ = ["Lane", "Threads", "pin", "pumping", "quick", "slow", "small", "syncing"]
+__all__ = ["Lane", "Threads", "anywhere", "pin", "pumping", "quick", "slow", "small", "syncing"]

@@ -56,9 +56,15 @@ class Threads:
         return await self.submit(function, *args)
 
     def _work(self, queue: SimpleQueue[Job]) -> None:
-        if everywhere and not self._with_loop:
-            os.sched_setaffinity(0, everywhere)
+        if not self._with_loop:
+            anywhere()
         _work(queue)
+
+
+def anywhere() -> None:
+    """Let this thread run on any core of the process, though the event loop's stays on one."""
+    if everywhere:
+        os.sched_setaffinity(0, everywhere)
 
 
 def _work(queue: SimpleQueue[Job]) -> None:

@@ -41,12 +41,13 @@ async def any_site(request: pytest.FixtureRequest, serve: Serve) -> Site:
 async def cancelling(root: Path) -> AsyncIterator[Site]:
     """A server in a host that has aiohttp cancel the handler when its client is gone."""
     store, app = DiskStore(root), web.Application()
-    app.add_routes(tus_routes(store))
+    routes = tus_routes(store)
+    app.add_routes(routes)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        yield Site(runner.addresses[0][1], store, "/files", runner)
+        yield Site(runner.addresses[0][1], store, "/files", runner, routes)
     finally:
         await runner.cleanup()
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from aiotus_server import DiskStore, Hooks, Options, setup, tus_routes
+from aiotus_server import DiskStore, Hooks, Options, TusRoutes, setup, tus_routes
+from aiotus_server.stores.writing import PAGE
 
 from ..processes import ServerProcess
 from .client import OCTETS, TUS, Connection, Site, assert_refused, chunked, head, serving, sha1
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     Host = Callable[..., web.Application]
 
+ROUTES = web.AppKey[TusRoutes]("routes")  # for the tests, to look into the server
 AT_ONCE = 1.5  # seconds
 DATA = random.Random(1).randbytes(3_000_000)
 BOTH_LOOPS = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
@@ -33,18 +35,20 @@ BOTH_LOOPS = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 
 def with_add_routes(store: DiskStore, **kwargs: Any) -> web.Application:
     app = web.Application()
-    app.add_routes(tus_routes(store, **kwargs))
+    routes = app[ROUTES] = tus_routes(store, **kwargs)
+    app.add_routes(routes)
     return app
 
 
 def with_setup(store: DiskStore, **kwargs: Any) -> web.Application:
     app = web.Application()
-    setup(app, store, **kwargs)
+    app[ROUTES] = setup(app, store, **kwargs)
     return app
 
 
 def below(app: web.Application) -> web.Application:
     outer = web.Application()
+    outer[ROUTES] = app[ROUTES]
     outer.add_subapp("/api", app)
     return outer
 
@@ -64,11 +68,12 @@ HOSTS = [with_add_routes, with_setup, with_add_routes_below, with_setup_below]
 async def hosted(host: Host, root: Path, **kwargs: Any) -> AsyncIterator[Site]:
     """A server with aiohttp's own shutdown timeout, which nobody may have to wait for."""
     store = DiskStore(root)
-    runner = web.AppRunner(host(store, **kwargs), access_log=None)
+    app = host(store, **kwargs)
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     prefix = "/api/files" if "below" in host.__name__ else "/files"
-    site = Site(runner.addresses[0][1], store, prefix, runner)
+    site = Site(runner.addresses[0][1], store, prefix, runner, app[ROUTES])
     try:
         yield site
     finally:
@@ -393,16 +398,16 @@ async def test_sigterm_ends_bodies_and_keeps_what_came(
     site = Site(process.port, store, prefix, web.AppRunner(web.Application()))
     await process.start()
     try:
-        sizes = [5000, 300_000, 2_000_000]
+        sizes = [PAGE, 70 * PAGE, 500 * PAGE]  # nothing else can be seen in another process's file
         paths = [await site.create(len(DATA)) for _ in [*sizes, 0]]
         connections = [
             await site.begin(path, 0, DATA[:size], length=len(DATA))
             for path, size in zip(paths, sizes, strict=False)
         ]
         connections.append(
-            await site.begin(paths[3], 0, DATA[:5000], length=9000, Upload_Checksum=sha1(b""))
+            await site.begin(paths[3], 0, DATA[:PAGE], length=9000, Upload_Checksum=sha1(b""))
         )
-        for path, size in zip(paths, [*sizes, 5000], strict=True):
+        for path, size in zip(paths, [*sizes, PAGE], strict=True):
             await site.until_stored(path, size)
         before = time.monotonic()
         ending = asyncio.create_task(process.terminate())
@@ -431,14 +436,14 @@ async def test_sigterm_of_the_bundled_server(tmp_path: Path) -> None:
         store = DiskStore(tmp_path / "uploads")
         site = Site(process.port, store, "/files", web.AppRunner(web.Application()))
         path = await site.create(len(DATA))
-        connection = await site.begin(path, 0, DATA[:300_000], length=len(DATA))
-        await site.until_stored(path, 300_000)
+        connection = await site.begin(path, 0, DATA[: 70 * PAGE], length=len(DATA))
+        await site.until_stored(path, 70 * PAGE)
         ending = asyncio.create_task(process.terminate())
         await assert_stopped(connection)
         await connection.close()
         assert await ending == 0
         await process.start()
-        assert (await site.head(path)).offset == 300_000
+        assert (await site.head(path)).offset == 70 * PAGE
         assert "Traceback" not in process.log
     finally:
         await process.aclose()

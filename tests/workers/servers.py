@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiotus_server.stores.writing import PAGE
+
 from ..http.client import Connection, Reply, exchange
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 30  # seconds that anything may take on a busy machine
+# What begins an upload of 2 pages: less than a page would not be in its file while the body runs.
+HALF = b"x" * PAGE
 
 # Who answers, and where its threads may run. Refused before the store is asked.
 HOOKS = """

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aiotus_server.stores.writing import PAGE
+
 from ..http.client import OCTETS, TUS, Connection, exchange, head
 from ..processes import free_port
-from .servers import PATIENCE, REPOSITORY, children_of, until
+from .servers import HALF, PATIENCE, REPOSITORY, children_of, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,16 +105,16 @@ async def test_a_client_comes_back_through_another_worker(
 ) -> None:
     async with gunicorn(tmp_path, worker_class, app) as (port, pid):
         one, two = (await connect_to_each(port, pid)).values()
-        path = (await exchange(one, "POST", "/files", {"Upload-Length": "10"})).path
-        fields = {**TUS, **OCTETS, "Upload-Offset": "0", "Content-Length": "10"}
-        await one.send(head("PATCH", path, fields) + b"hello")
+        path = (await exchange(one, "POST", "/files", {"Upload-Length": str(2 * PAGE)})).path
+        fields = {**TUS, **OCTETS, "Upload-Offset": "0", "Content-Length": str(2 * PAGE)}
+        await one.send(head("PATCH", path, fields) + HALF)
         (file,) = tmp_path.glob(f"uploads/??/{path.rpartition('/')[2]}")
-        await until(lambda: file.stat().st_size == 5)
-        assert (await exchange(two, "HEAD", path)).offset == 5
+        await until(lambda: file.stat().st_size == PAGE)
+        assert (await exchange(two, "HEAD", path)).offset == PAGE
         assert (await one.reply()).status == 423
-        fields = {**OCTETS, "Upload-Offset": "5"}
-        assert (await exchange(two, "PATCH", path, fields, b"world")).status == 204
-        assert (await exchange(two, "GET", path)).body == b"helloworld"
+        fields = {**OCTETS, "Upload-Offset": str(PAGE)}
+        assert (await exchange(two, "PATCH", path, fields, HALF)).status == 204
+        assert (await exchange(two, "GET", path)).body == 2 * HALF
         for connection in (one, two):
             await connection.close()
 
@@ -124,14 +126,14 @@ async def test_a_worker_that_dies_is_made_up_for(tmp_path: Path) -> None:
     ):
         workers = await connect_to_each(port, pid)
         (first, one), (_, two) = workers.items()
-        path = (await exchange(one, "POST", "/files", {"Upload-Length": "10"})).path
-        fields = {**TUS, **OCTETS, "Upload-Offset": "0", "Content-Length": "10"}
-        await one.send(head("PATCH", path, fields) + b"hello")
+        path = (await exchange(one, "POST", "/files", {"Upload-Length": str(2 * PAGE)})).path
+        fields = {**TUS, **OCTETS, "Upload-Offset": "0", "Content-Length": str(2 * PAGE)}
+        await one.send(head("PATCH", path, fields) + HALF)
         (file,) = tmp_path.glob(f"uploads/??/{path.rpartition('/')[2]}")
-        await until(lambda: file.stat().st_size == 5)
+        await until(lambda: file.stat().st_size == PAGE)
         os.kill(first, signal.SIGKILL)
-        fields = {**OCTETS, "Upload-Offset": "5"}
-        assert (await exchange(two, "PATCH", path, fields, b"world")).status == 204
+        fields = {**OCTETS, "Upload-Offset": str(PAGE)}
+        assert (await exchange(two, "PATCH", path, fields, HALF)).status == 204
         await until(lambda: len(children_of(pid) - {first}) == 2)
         again = await connect_to_each(port, pid)
         for connection in (one, two, *again.values()):

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aiotus_server.stores.writing import PAGE
+
 from ..http.client import OCTETS, TUS, Connection, exchange, head
-from .servers import Program, facts_of, is_alive, until
+from .servers import HALF, Program, facts_of, is_alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,14 +67,14 @@ async def begin(connection: Connection, path: str, length: int, data: bytes) -> 
 async def test_an_upload_of_a_killed_worker_goes_on_in_another(start: Start) -> None:
     server = await start("--workers=2")
     first, second = await server.answering()
-    path = await server.create(10)
-    await begin(await server.connect_to(first), path, 10, b"hello")
-    await until(lambda: server.stored(path).stat().st_size == 5)
+    path = await server.create(2 * PAGE)
+    await begin(await server.connect_to(first), path, 2 * PAGE, HALF)
+    await until(lambda: server.stored(path).stat().st_size == PAGE)
     other = await server.connect_to(second)
     os.kill(first, signal.SIGKILL)
-    assert (await exchange(other, "HEAD", path)).offset == 5
-    fields = {**OCTETS, "Upload-Offset": "5"}
-    assert (await exchange(other, "PATCH", path, fields, b"world")).status == 204
+    assert (await exchange(other, "HEAD", path)).offset == PAGE
+    fields = {**OCTETS, "Upload-Offset": str(PAGE)}
+    assert (await exchange(other, "PATCH", path, fields, HALF)).status == 204
 
 
 async def test_a_worker_that_is_told_to_stop_is_replaced_too(start: Start) -> None:
@@ -163,11 +165,11 @@ async def test_servers_share_a_port_and_a_directory_when_asked_to(start: Start) 
 
 async def test_servers_on_two_ports_share_a_directory_when_told_so(start: Start) -> None:
     servers = [await start("--shared"), await start("--shared")]
-    path = await servers[0].create(10)
+    path = await servers[0].create(2 * PAGE)
     connection = await servers[0].connect()
-    await begin(connection, path, 10, b"hello")
-    await until(lambda: servers[0].stored(path).stat().st_size == 5)
-    assert (await servers[1].request("HEAD", path)).offset == 5
+    await begin(connection, path, 2 * PAGE, HALF)
+    await until(lambda: servers[0].stored(path).stat().st_size == PAGE)
+    assert (await servers[1].request("HEAD", path)).offset == PAGE
     assert (await connection.reply()).status == 423
 
 
@@ -211,8 +213,8 @@ async def test_a_signal_ends_bodies_at_once_and_keeps_their_bytes(
     workers = await server.answering()
     path = await server.create(1_000_000)
     connections = [await server.connect_to(pid) for pid in workers]
-    await begin(connections[0], path, 1_000_000, b"x" * 600_000)
-    await until(lambda: server.stored(path).stat().st_size == 600_000)
+    await begin(connections[0], path, 1_000_000, b"x" * (150 * PAGE))
+    await until(lambda: server.stored(path).stat().st_size == 150 * PAGE)
     began = asyncio.get_running_loop().time()
     assert await server.stop(number) == 0
     assert asyncio.get_running_loop().time() - began < 10
@@ -222,7 +224,7 @@ async def test_a_signal_ends_bodies_at_once_and_keeps_their_bytes(
     assert await connections[1].closed()
     assert not any(map(is_alive, workers))
     again = await start("--workers=2")
-    assert (await again.request("HEAD", path)).offset == 600_000
+    assert (await again.request("HEAD", path)).offset == 150 * PAGE
 
 
 async def test_a_signal_to_the_whole_group_is_one_signal(start: Start) -> None:
@@ -247,15 +249,15 @@ async def test_nohup_is_heeded(start: Start) -> None:
 async def test_when_the_supervisor_is_killed_the_workers_end_cleanly(start: Start) -> None:
     server = await start("--workers=2", "--grace=15s")
     workers = await server.answering()
-    path = await server.create(10)
+    path = await server.create(2 * PAGE)
     connection = await server.connect_to(min(workers))
-    await begin(connection, path, 10, b"hello")
-    await until(lambda: server.stored(path).stat().st_size == 5)
+    await begin(connection, path, 2 * PAGE, HALF)
+    await until(lambda: server.stored(path).stat().st_size == PAGE)
     os.kill(server.pid, signal.SIGKILL)
     assert (await connection.reply()).status == 503
     await until(lambda: not any(map(is_alive, workers)))
     alone = await start(f"--port={server.port}")  # needs the directory for itself
-    assert (await alone.request("HEAD", path)).offset == 5
+    assert (await alone.request("HEAD", path)).offset == PAGE
 
 
 HANGING = """
