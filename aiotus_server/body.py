@@ -162,6 +162,11 @@ class Body:
         self._held: list[bytes] = []  # taken from the source, not given out yet
 
     @property
+    def length(self) -> int | None:
+        """Of the whole body, in bytes, if it was told beforehand."""
+        return self._source.length
+
+    @property
     def consumed(self) -> bool:
         """Nothing is left to be pulled."""
         return self._ended and not self._held

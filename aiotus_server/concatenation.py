@@ -183,7 +183,7 @@ class Concatenation:
         source = EmptySource()
         async with server.receiving(upload_id, source, call):
             try:
-                upload = await server.get(upload_id)
+                upload = server.events.expected(await server.get(upload_id))
             except UploadNotFound:
                 return None
             final = upload.concat

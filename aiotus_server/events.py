@@ -57,7 +57,7 @@ class Events:
         if not isinstance(upload.upload_id, str) or not UPLOAD_ID.fullmatch(upload.upload_id):
             _log.error("%r cannot be an upload's id", upload.upload_id)
             raise HookFailed
-        return upload
+        return self.expected(upload)
 
     async def _shaped(self, upload: Upload, call: Call) -> Upload:
         facts = self._facts(upload, call.request)
@@ -105,19 +105,20 @@ class Events:
             event = HookEvent(**self._facts(upload, call.request))
             await self._hooks.post_receive.notify(event)
 
-    def _must_finish(self, upload: Upload) -> bool:
-        """Whether there is anything to do, or still to do, about an upload that is complete.
+    def expected(self, upload: Upload) -> Upload:
+        """The upload, ``finish_due`` if there will be anything to do when it is complete.
 
         "The Server SHOULD NOT process these partial uploads until they are concatenated."
         """
-        if not upload.complete or isinstance(upload.concat, Partial) or upload.outcome is not None:
-            return False
-        return bool(self._hooks.pre_finish or self._hooks.post_finish or upload.path)
+        due = bool(self._hooks.pre_finish or self._hooks.post_finish or upload.path)
+        if isinstance(upload.concat, Partial) or upload.outcome is not None:
+            due = False
+        return upload if due == upload.finish_due else replace(upload, finish_due=due)
 
     async def finish(self, upload: Upload, call: Call) -> Upload:
         """Run the finish hooks if all bytes are in, once per upload; the outcome is recorded
         between them."""
-        if not self._must_finish(upload):
+        if not upload.complete or not self.expected(upload).finish_due:
             return upload
         event = FinishEvent(**self._facts(upload, call.request))
         try:
@@ -127,6 +128,7 @@ class Events:
                 outcome = Outcome(refusal.answer, refusal.headers, refusal.body)
                 with disk_errors():
                     await self._store.finish(replace(upload, path=None), outcome)
+                    await self._store.delivered(upload.upload_id)
             refusal.upload = upload
             raise
         body, headers = encode_text(event.body, event.headers)
@@ -134,9 +136,29 @@ class Events:
         _check_outcome(outcome)
         with disk_errors():
             upload = await self._store.finish(upload, outcome)
-        finished = HookEvent(**self._facts(upload, call.request))
-        await self._hooks.post_finish.notify(finished)
+        await self._tell_finished(upload, call)
         return upload
+
+    async def _tell_finished(self, upload: Upload, call: Call) -> None:
+        """A hook that fails is told again at the next start, like one that a crash cut off."""
+        event = HookEvent(**self._facts(upload, call.request))
+        if await self._hooks.post_finish.notify(event):
+            await self._forget(upload)
+
+    async def _forget(self, upload: Upload) -> None:
+        try:
+            await self._store.delivered(upload.upload_id)
+        except OSError as error:
+            _log.warning("%s will be told of again: %s", upload.upload_id, error)
+
+    async def deliver(self, upload: Upload, call: Call) -> None:
+        """What a crash may have cut off: the upload, locked, was noted as ``finish_due``."""
+        if upload.outcome is None and upload.complete:
+            await self.finish(upload, call)
+        elif upload.complete and not upload.refused:
+            await self._tell_finished(upload, call)
+        else:
+            await self._forget(upload)  # noted again by whoever completes it
 
     async def pre_terminate(self, upload: Upload, call: Call) -> None:
         if self._hooks.pre_terminate:

@@ -44,6 +44,13 @@ class HookEvent:
     metadata: Mapping[str, bytes | None]
     open: Callable[[], AbstractAsyncContextManager[Any]] = field(repr=False)
 
+    @property
+    def idempotency_key(self) -> str:
+        """The same each time something happens to the same upload, for those who must do a
+        thing once: a crash may have ``post_finish`` delivered again. Another upload has another,
+        even if it is given an id that was used before."""
+        return f"{self.upload.upload_id}:{self.upload.created:%Y%m%dT%H%M%S.%fZ}"
+
 
 @dataclass(kw_only=True, slots=True)
 class CreateEvent(HookEvent):

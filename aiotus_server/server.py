@@ -171,7 +171,7 @@ class Server:
         self, upload_id: str, append: Append, source: Source, call: Call
     ) -> Upload:
         async with self.receiving(upload_id, source, call, append):
-            upload = await self.get(upload_id)
+            upload = self.events.expected(await self.get(upload_id))
             if upload.unverified:
                 upload = await self.reception.mended(upload)
             try:
@@ -294,6 +294,10 @@ class Server:
             raise StoreFull
 
 
+# Nothing expires in use, and what is in use is told of by its user.
+_PATIENT = (Purpose.EXPIRE, Purpose.RECOVER)
+
+
 class _Receiving(AbstractAsyncContextManager[None]):
     """A lock under which bytes come from a source; see ``Server.receiving``."""
 
@@ -333,8 +337,8 @@ class _Receiving(AbstractAsyncContextManager[None]):
 
     def _give_way(self, purpose: Purpose) -> bool:
         asked, source = self._asked, self._source
-        if purpose is Purpose.EXPIRE:
-            return False  # nothing expires in use
+        if purpose in _PATIENT:
+            return False
         atomic = asked is not None and asked.verification is not None
         if purpose is Purpose.INSPECT and (atomic or source.spent):
             return False  # bytes under a checksum would be lost; the offset is known

@@ -45,6 +45,7 @@ from .protocol.headers import (
 from .protocol.requests import Append, Create, Offer, parse_append, parse_create
 from .protocol.responses import Answer
 from .protocol.uploads import UPLOAD_ID
+from .recovery import recover
 from .server import Server
 from .stores.base import ReadableStore, Store
 from .sweeper import Sweeper
@@ -323,14 +324,7 @@ class _Handler:
         options = self._options if isinstance(self._options, Options) else Options()
         offer = options.offer(self.server.capabilities, trailers=False)
         call = Call(options, offer, upload_url=lambda upload_id: upload_id)
-        self._recovery = asyncio.ensure_future(self._recover(call))
-
-    async def _recover(self, call: Call) -> None:
-        try:
-            await self.server.concatenation.join_all(call)
-        except TusError as error:
-            if not self.server.stopping:
-                _log.error("Recovery could not be done: %s", error)
+        self._recovery = asyncio.ensure_future(recover(self.server, call))
 
 
 # What the hook ``authorize`` is told.

@@ -33,6 +33,7 @@ RINGS = {
         "metrics",
         "options",
         "reception",
+        "recovery",
         "server",
         "stores",
         "sweeper",

@@ -21,6 +21,7 @@ class Purpose(Enum):
     TERMINATE = "terminate"
     CONCATENATE = "concatenate"
     EXPIRE = "expire"
+    RECOVER = "recover"
 
 
 class Declined(UploadLocked):

@@ -140,6 +140,5 @@ def check_terminate(upload: Upload, *, complete_allowed: bool) -> None:
 
 def check_read(upload: Upload) -> None:
     """Nobody is given what is unfinished, or what ``pre_finish`` refused."""
-    refused = upload.outcome is not None and (upload.outcome.status or 200) >= 400
-    if refused or not upload.complete:
+    if upload.refused or not upload.complete:
         raise UploadNotFound

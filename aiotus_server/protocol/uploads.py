@@ -47,7 +47,9 @@ class Upload(Struct, frozen=True):
     ``offset`` and ``length`` are in bytes, ``length`` is None while it is deferred.
     ``metadata`` and ``concat_header`` are header text exactly as received. ``unverified``
     says that an append with a checksum is under way, or was when the server died: the bytes
-    behind ``offset`` do not count, and whoever holds the lock must rewind them.
+    behind ``offset`` do not count, and whoever holds the lock must rewind them. ``finish_due``
+    is the server's wish, not kept: when this upload becomes complete there is something to do,
+    and the store is to note it.
     """
 
     upload_id: str
@@ -64,6 +66,7 @@ class Upload(Struct, frozen=True):
     path: str | None = None  # where the finished bytes are published
     published: bool = False
     outcome: Outcome | None = None
+    finish_due: bool = False
 
     @property
     def complete(self) -> bool:
@@ -71,6 +74,11 @@ class Upload(Struct, frozen=True):
         if isinstance(self.concat, Final):
             return self.concat.joined
         return self.offset == self.length
+
+    @property
+    def refused(self) -> bool:
+        """``pre_finish`` has refused it, for good."""
+        return self.outcome is not None and (self.outcome.status or 200) >= 400
 
     @property
     def room(self) -> int | None:

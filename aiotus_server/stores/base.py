@@ -65,9 +65,21 @@ class Store(ABC):
         """Record that the complete ``upload`` was finished, with ``outcome``.
 
         Publishes the bytes at ``upload.path`` if there is one. Called at most once per upload
-        unless it raises.
+        unless it raises, or a crash comes before it has returned.
         """
         return upload
+
+    async def undelivered(self) -> Sequence[str]:
+        """Ids of uploads that were given as ``finish_due`` and may have become complete, without
+        a call of ``delivered`` after it.
+
+        A store that outlives its process notes each before it has the last of the bytes; then
+        no crash can come between an upload's end and the application that waits for it.
+        """
+        return ()
+
+    async def delivered(self, upload_id: str) -> None:  # noqa: B027
+        """Forget the note. Doing it twice does no harm."""
 
 
 class CreationStore(Store):

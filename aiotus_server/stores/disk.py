@@ -107,7 +107,7 @@ class DiskStore(
     async def append(self, upload: Upload, body: Body) -> Upload:
         if body.buffered():
             return await self._ending.run(self._files.append_whole, upload, body)
-        writer = await threads.small.run(self._files.begin_append, upload, body.atomic)
+        writer = await threads.small.run(self._files.begin_append, upload, body)
         try:
             await body.copy_to(writer)
         except BaseException:
@@ -126,6 +126,12 @@ class DiskStore(
     async def finish(self, upload: Upload, outcome: Outcome) -> Upload:
         pool = self._ending if upload.path is None else threads.slow
         return await pool.run(self._files.finish, replace(upload, outcome=outcome))
+
+    async def undelivered(self) -> Sequence[str]:
+        return await threads.slow.run(self._files.undelivered)
+
+    async def delivered(self, upload_id: str) -> None:
+        await threads.small.run(self._files.delivered, upload_id)
 
     async def terminate(self, upload: Upload) -> None:
         await threads.quick.run(self._files.terminate, upload)

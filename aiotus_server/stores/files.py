@@ -22,7 +22,7 @@ from ..protocol.uploads import UPLOAD_ID, Final, Upload
 from . import infofile
 from .copying import closing, copy
 from .journal import ExpiryJournal
-from .publishing import publish
+from .publishing import copy_of, publish
 from .writing import PAGE, FileWriter, datasync, first_hole
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _log = getLogger("aiotus_server")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+# The times of files are those of the last tick of the kernel's clock.
+CLOCK_TICK = 20_000_000  # nanoseconds, and more than that
 _ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 
 
@@ -60,7 +62,7 @@ class Files:
         self._name = layout.name
         self._durability = durability
         self._flushes = durability is not Durability.NONE
-        self._opened = time.time_ns()
+        self._opened = time.time_ns() - CLOCK_TICK
         self.journal = ExpiryJournal(layout.fd)
         self.close = layout.close
 
@@ -119,6 +121,8 @@ class Files:
                 upload = self._begin(upload, fd, body.take() if whole else ())
             if not upload.complete:
                 self._add_marks(upload)
+            elif upload.finish_due:
+                self._note_finish(upload)
             self._write_first_info(upload, f"{name}.info")
         except BaseException:
             self.terminate(upload)
@@ -153,16 +157,18 @@ class Files:
 
     def append_whole(self, upload: Upload, body: Body) -> Upload:
         pieces = body.take()
+        self._note_if_last(upload, sum(map(len, pieces)))
         with closing(self._open_data(upload)) as fd:
             if pieces:
                 self._writer(upload, fd, atomic=False).write(pieces, last=True)
             return self._appended(upload, fd)
 
-    def begin_append(self, upload: Upload, atomic: bool) -> FileWriter:
+    def begin_append(self, upload: Upload, body: Body) -> FileWriter:
         """``end_append`` must follow, or the writer's descriptor be closed."""
         fd = self._open_data(upload)
         try:
-            return self._writer(upload, fd, atomic=atomic)
+            self._note_if_last(upload, body.length)
+            return self._writer(upload, fd, atomic=body.atomic)
         except BaseException:
             os.close(fd)
             raise
@@ -198,6 +204,23 @@ class Files:
             if upload.complete:
                 self._sync_facts(upload)
         return upload
+
+    def _note_if_last(self, upload: Upload, size: int | None) -> None:
+        """Before ``size`` bytes come, if they may be the last."""
+        room = upload.room
+        if upload.finish_due and room is not None and (size is None or size >= room):
+            self._note_finish(upload)
+
+    def _note_finish(self, upload: Upload) -> None:
+        """As a link, for the sake of the order in which names reach the disk."""
+        with suppress(FileExistsError):
+            os.symlink("due", f"finishing/{upload.upload_id}", dir_fd=self._root)
+
+    def undelivered(self) -> list[str]:
+        return self._list("finishing")
+
+    def delivered(self, upload_id: str) -> None:
+        self._remove(f"finishing/{upload_id}")
 
     def _set_mark(self, upload: Upload) -> None:
         """As a link that points to a number: it is made in one step, and on the disk before
@@ -247,6 +270,7 @@ class Files:
             with closing(self._open_data(upload)) as fd:
                 datasync(fd)
             self._layout.sync_folder("unverified")
+        self._note_if_last(upload, 0)
         self._write_info(upload)
         return upload
 
@@ -256,7 +280,7 @@ class Files:
         sync = self._must_sync(upload)
         self._write(name, infofile.encode(upload), sync=sync)
         if sync:
-            self._layout.sync_shard(upload.upload_id)
+            self._sync_names(upload)
 
     def _write_info(self, upload: Upload) -> None:
         """Atomic: the old info file or the new one, never half of one."""
@@ -266,7 +290,7 @@ class Files:
         self._write(fresh, infofile.encode(upload), sync=self._flushes)
         os.rename(fresh, name, src_dir_fd=self._root, dst_dir_fd=self._root)
         if self._must_sync(upload):
-            self._layout.sync_shard(upload.upload_id)
+            self._sync_names(upload)
 
     def _must_sync(self, upload: Upload) -> bool:
         if not self._flushes:
@@ -278,20 +302,28 @@ class Files:
         name = f"{self._name(upload.upload_id)}.info"
         with closing(os.open(name, os.O_RDONLY, dir_fd=self._root)) as fd:
             os.fsync(fd)
+        self._sync_names(upload)
+
+    def _sync_names(self, upload: Upload) -> None:
         self._layout.sync_shard(upload.upload_id)
+        if upload.finish_due and upload.complete:
+            self._layout.sync_folder("finishing")
 
     def finish(self, upload: Upload) -> Upload:
-        if upload.path is not None and not upload.published:
-            source, target = self._layout.path(upload.upload_id), Path(upload.path)
-            try:
-                publish(source, target, sync=self._must_sync(upload))
-            except FileExistsError:
-                _log.error("%s exists: %s is not published", target, upload.upload_id)
-                raise PathTaken from None
-            upload = replace(upload, published=True)
+        if upload.path is None or upload.published:
+            self._write_info(upload)
+            return upload
+        source, target = self._layout.path(upload.upload_id), Path(upload.path)
+        copy = copy_of(target, upload.upload_id)
+        try:
+            publish(source, target, copy, sync=self._must_sync(upload))
+        except FileExistsError:
+            _log.error("%s exists: %s is not published", target, upload.upload_id)
+            raise PathTaken from None
+        upload = replace(upload, published=True)
         self._write_info(upload)
-        if upload.published:
-            self._remove(self._name(upload.upload_id))
+        self._remove(self._name(upload.upload_id))
+        copy.unlink(missing_ok=True)
         return upload
 
     def terminate(self, upload: Upload) -> None:
@@ -299,6 +331,7 @@ class Files:
         for file in (f"{name}.info", f"{name}.info.new", name):
             self._remove(file)
         self._unmark(upload)
+        self.delivered(upload.upload_id)
         self._remove_waiting(upload)
         if self._durability is Durability.ALWAYS:
             self._layout.sync_shard(upload.upload_id)
@@ -368,6 +401,8 @@ class Files:
         building, name = f"joining/{upload_id}", self._name(upload_id)
         try:
             self._build(building, parts, stopped, sync=self._must_sync(joined))
+            if upload.finish_due:
+                self._note_finish(joined)
             appear = os.rename if self._is_waiting(upload_id) else os.link
             appear(building, name, src_dir_fd=self._root, dst_dir_fd=self._root)
         except FileExistsError:

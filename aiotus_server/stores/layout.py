@@ -1,7 +1,7 @@
 """The folders of a disk store, and the lock on its root.
 
 ``<root>/<2 hex>/<id>`` holds the bytes, ``<id>.info`` beside it the facts. ``expiry/``,
-``unverified/`` and ``waiting/`` hold apart what must be found without reading every info
+``finishing/``, ``unverified/`` and ``waiting/`` hold apart what must be found without reading every info
 file, ``joining/`` what is being built. Everything is opened relative to a descriptor of the
 root; an id has no dot and no slash, so no request can name a path.
 """
@@ -21,7 +21,7 @@ from ..protocol.errors import StoreUnavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
-FOLDERS = ("expiry", "joining", "unverified", "waiting")
+FOLDERS = ("expiry", "finishing", "joining", "unverified", "waiting")
 
 
 class Layout:

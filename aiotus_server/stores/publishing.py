@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import os
-import secrets
-import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from .copying import closing, copy
+from .copying import closing
+from .copying import copy as copy_range
 from .layout import make_folders, sync_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def publish(source: Path, target: Path, *, sync: bool) -> None:
+def publish(source: Path, target: Path, copy: Path, *, sync: bool) -> None:
     """Have the bytes of ``source`` appear at ``target``, whole, without replacing anything.
 
     Blocking. ``sync`` flushes the folder. Raises FileExistsError when something else is there;
-    after a crash it may be done again, and finds what it did before. ``source`` stays.
+    after a crash it may be done again, and finds what it did before. ``source`` stays, and so
+    may ``copy``, until it is certain that this need not be done again.
     """
     make_folders(target.parent, sync=sync)
     try:
         os.link(source, target)
     except FileExistsError:
-        if not os.path.samefile(source, target):
+        if not _same(source, target) and not _same(copy, target):
             raise
     except OSError:
-        _copy_into_place(source, target)
+        _copy_into_place(source, target, copy)
     if sync:
         sync_path(target.parent)
 
 
-def _copy_into_place(source: Path, target: Path) -> None:
-    """For another file system: a copy under a name of its own, then its real name."""
-    fd, name = tempfile.mkstemp(prefix=f".{secrets.token_hex(4)}-", dir=target.parent)
+def copy_of(target: Path, upload_id: str) -> Path:
+    """Where the bytes are gathered when ``target`` is on another file system."""
+    return target.with_name(f".{upload_id}.publishing")
+
+
+def _same(path: Path, target: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samefile(path, target)
+    return False
+
+
+def _copy_into_place(source: Path, target: Path, copy: Path) -> None:
+    """A copy under a name of its own, then its real name."""
+    if _same(copy, target):
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     try:
-        with closing(fd), closing(os.open(source, os.O_RDONLY)) as bytes_of:
-            copy(bytes_of, fd, os.fstat(bytes_of).st_size, 0, lambda: False)
-            os.fchmod(fd, os.fstat(bytes_of).st_mode & 0o777)
-            os.fsync(fd)
-        os.link(name, target)
-    finally:
-        os.unlink(name)
+        with closing(os.open(source, os.O_RDONLY)) as bytes_of:
+            facts = os.fstat(bytes_of)
+            with closing(os.open(copy, flags, 0o600)) as fd:
+                copy_range(bytes_of, fd, facts.st_size, 0, lambda: False)
+                os.fchmod(fd, facts.st_mode & 0o777)
+                os.fsync(fd)
+        os.link(copy, target)
+    except BaseException:
+        copy.unlink(missing_ok=True)
+        raise

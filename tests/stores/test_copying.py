@@ -13,7 +13,7 @@ import pytest
 from aiotus_server import DiskStore, Final, Partial
 from aiotus_server.stores import copying
 from aiotus_server.stores.copying import copy
-from aiotus_server.stores.publishing import publish
+from aiotus_server.stores.publishing import copy_of, publish
 from aiotus_server.testing import StoreContract, arrived
 
 from .filesystems import fill, free_space, mounted_xfs, shared_bytes
@@ -140,12 +140,25 @@ def test_what_the_kernel_cannot_do_is_done_by_hand(
 
 def test_another_file_system_gets_a_copy(tmp_path: Path, xfs: Path) -> None:
     (tmp_path / "source").write_bytes(DATA)
-    publish(tmp_path / "source", xfs / "published" / "file", sync=True)
-    assert (xfs / "published" / "file").read_bytes() == DATA
-    assert os.listdir(xfs / "published") == ["file"]
+    target = xfs / "published" / "file"
+    copy = copy_of(target, "u")
+    for _ in range(2):  # a crash may have come before anybody noted the first
+        publish(tmp_path / "source", target, copy, sync=True)
+        assert target.read_bytes() == DATA
+        assert sorted(os.listdir(target.parent)) == [".u.publishing", "file"]
+    copy.unlink()
     with pytest.raises(FileExistsError):
-        publish(tmp_path / "source", xfs / "published" / "file", sync=False)
-    assert os.listdir(xfs / "published") == ["file"]
+        publish(tmp_path / "source", target, copy, sync=False)
+    assert os.listdir(target.parent) == ["file"]
+
+
+def test_a_copy_that_a_crash_cut_off_is_made_anew(tmp_path: Path, xfs: Path) -> None:
+    (tmp_path / "source").write_bytes(DATA)
+    target = xfs / "again" / "file"
+    target.parent.mkdir()
+    copy_of(target, "u").write_bytes(DATA[:10] * 1_000_000)
+    publish(tmp_path / "source", target, copy_of(target, "u"), sync=True)
+    assert target.read_bytes() == DATA
 
 
 # Shared blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from aiotus_server import DiskStore
 from aiotus_server.protocol.errors import BodyCutShort
 from aiotus_server.stores import writing
+from aiotus_server.stores.files import CLOCK_TICK
 from aiotus_server.stores.writing import PAGE, FileWriter, bring_to_disk, first_hole, split
 from aiotus_server.testing import StoreContract, arrived, sha1_of, streamed
 
@@ -132,6 +134,7 @@ async def test_what_follows_a_hole_does_not_count(tmp_path: Path, restart: bool)
     os.truncate(store.path(upload), 20 * PAGE)
     if restart:
         await store.close()
+        time.sleep(2 * CLOCK_TICK / 1e9)
         await store.open(shared=False)
     seen = await store.get("u")
     assert (seen.offset, seen.unverified) == ((PAGE, True) if restart else (20 * PAGE, False))

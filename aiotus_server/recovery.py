@@ -1,0 +1,64 @@
+"""What a crash has left to do. In the background, from the start of the server on."""
+
+from __future__ import annotations
+
+from logging import getLogger
+from typing import TYPE_CHECKING
+
+from .disk_errors import disk_errors
+from .locks import Purpose
+from .protocol.errors import Refuse, TusError, UploadLocked, UploadNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .call import Call
+    from .server import Server
+
+_log = getLogger("aiotus_server")
+
+# Seconds that the first and the second attempt wait for whoever uses an upload. Who receives its
+# bytes declines at once, and will tell of it.
+LOCK_WAITS = (0.05, 3)
+
+
+async def recover(server: Server, call: Call) -> None:
+    """Make the final uploads that wait for nothing any more, and tell the application of the
+    uploads that became complete without its being told. Both are marked apart, so that no
+    other upload is read."""
+    try:
+        await server.concatenation.join_all(call)
+        await deliver_all(server, call)
+    except TusError as error:
+        if not server.stopping:
+            _log.error("Recovery could not be done: %s", error)
+
+
+async def deliver_all(server: Server, call: Call) -> None:
+    with disk_errors():
+        upload_ids: Iterable[str] = await server.store.undelivered()
+    for wait in LOCK_WAITS:
+        upload_ids = [
+            upload_id
+            for upload_id in upload_ids
+            if not server.stopping and not await _deliver(server, upload_id, call, wait)
+        ]
+
+
+async def _deliver(server: Server, upload_id: str, call: Call, wait: float) -> bool:
+    """Whether it was done, in one way or another."""
+    try:
+        async with server.locker.lock(upload_id, Purpose.RECOVER, wait=wait):
+            try:
+                upload = await server.get(upload_id)
+            except UploadNotFound:
+                await server.store.delivered(upload_id)
+            else:
+                await server.events.deliver(upload, call)
+    except UploadLocked:
+        return False
+    except Refuse:
+        return True  # recorded with the upload, or to be asked for again
+    except TusError as error:
+        _log.error("%s is complete, but could not be finished: %s", upload_id, error)
+    return True
