@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import importlib
 import logging
 import os
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger("aiotus_server")
+
+# New objects, less those that are gone, after which the garbage collector runs.
+COLLECT_AFTER = 10_000
 
 
 def serve(
@@ -79,6 +83,7 @@ async def _serve(
     try:
         await _open(runner, settings)
         servers = await _accept(runner, sockets, listening)
+        _spare_collector()
         ready()
         await stop.wait()
         if supervisor is None:
@@ -87,6 +92,14 @@ async def _serve(
         for server in servers:
             server.close()
         await runner.cleanup()
+
+
+def _spare_collector() -> None:
+    """What has been loaded stays. A full collection that looks at all of it stops everything for
+    10 ms, and requests that leave no cycles behind need fewer collections."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def _app(settings: Settings) -> web.Application:

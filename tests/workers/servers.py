@@ -29,7 +29,7 @@ HALF = b"x" * PAGE
 
 # Who answers, and where its threads may run. Refused before the store is asked.
 HOOKS = """
-import asyncio, json, os, threading
+import asyncio, gc, json, os, threading
 from aiotus_server import Hooks, Refuse
 
 hooks = Hooks()
@@ -40,6 +40,7 @@ async def who(event):
         executor = await asyncio.to_thread(os.sched_getaffinity, 0)
         threads = {thread.native_id: thread.name for thread in threading.enumerate()}
         facts = {"pid": os.getpid(), "threads": threads, "executor": sorted(executor)}
+        facts["frozen"] = gc.get_freeze_count()
         raise Refuse(418, json.dumps(facts))
 """
 

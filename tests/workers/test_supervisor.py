@@ -173,6 +173,13 @@ async def test_servers_on_two_ports_share_a_directory_when_told_so(start: Start)
     assert (await connection.reply()).status == 423
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_the_garbage_collector_leaves_alone_what_was_loaded(start: Start, count: int) -> None:
+    server = await start(f"--workers={count}")
+    for pid in server.workers or {server.pid}:
+        assert (await facts_of(await server.connect_to(pid)))["frozen"] > 10_000
+
+
 # Other sockets
 
 
