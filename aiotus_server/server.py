@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .concatenation import Concatenation
+from .damage import create_held, get_held
 from .disk_errors import disk_errors
 from .events import Events
 from .hooks import Hooks
@@ -134,8 +136,9 @@ class Server:
         async with self.receiving(upload.upload_id, source, call, create):
             body = self.reception.body(create, upload, source, call)
             await body.settle()
-            with disk_errors():
-                upload = await self.store.create(upload, body)
+            upload = await create_held(
+                self.store, upload.upload_id, partial(self.store.create, upload, body)
+            )
             location = await self.events.post_create(upload, call)
             try:
                 upload = await self.reception.receive_created(upload, body, call)
@@ -165,7 +168,7 @@ class Server:
         self, upload_id: str, append: Append, source: Source, call: Call
     ) -> Upload:
         async with self.receiving(upload_id, source, call, append):
-            upload = await self.reception.mended(await self.get(upload_id))
+            upload = await self.reception.mended(await get_held(self.store, upload_id))
             try:
                 check_append(append, upload, self.clock(), call.options.max_size)
                 if append.body_length != 0:
@@ -184,7 +187,7 @@ class Server:
         await self.start()
         try:
             async with self.lock(upload_id, Purpose.INSPECT, call.options):
-                upload = await self.reception.mended(await self.get(upload_id))
+                upload = await self.reception.mended(await get_held(self.store, upload_id))
         except Declined:
             upload = await self.get(upload_id)
         not_expired(upload, self.clock())
@@ -195,7 +198,7 @@ class Server:
         assert isinstance(self.store, TerminationStore)
         await self.start()
         async with self.lock(upload_id, Purpose.TERMINATE, call.options):
-            upload = await self.get(upload_id)
+            upload = await get_held(self.store, upload_id)
             not_expired(upload, self.clock())
             check_terminate(upload, complete_allowed=call.options.terminate_complete)
             await self.events.pre_terminate(upload, call)
@@ -245,6 +248,7 @@ class Server:
         return self.locker.lock(upload_id, purpose, wait=options.lock_timeout.total_seconds())
 
     async def get(self, upload_id: str) -> Upload:
+        """Without the lock; for those who hold it there is ``get_held``."""
         with disk_errors():
             return await self.store.get(upload_id)
 

@@ -25,6 +25,7 @@ RINGS = {
         "call",
         "concatenation",
         "cors",
+        "damage",
         "disk_errors",
         "events",
         "hooks",

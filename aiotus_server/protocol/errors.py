@@ -220,6 +220,20 @@ class UploadNotFound(TusError):
         super().__init__("There is no such upload.")
 
 
+class UploadDamaged(UploadNotFound):
+    """What there is of an upload is not enough to be one; ``why`` is for the log.
+
+    For clients there is no such upload. Whoever does not hold its lock may have met it while
+    it was made or removed.
+    """
+
+    code = UploadNotFound.code
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+
 class UploadExpired(TusError):
     status = 410
 

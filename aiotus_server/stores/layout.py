@@ -2,8 +2,9 @@
 
 ``<root>/<2 hex>/<id>`` holds the bytes, ``<id>.info`` beside it the facts. ``expiry/``,
 ``unverified/`` and ``waiting/`` hold apart what must be found without reading every info
-file, ``joining/`` what is being built. Everything is opened relative to a descriptor of the
-root; an id has no dot and no slash, so no request can name a path.
+file, ``joining/`` what is being built, ``quarantine/`` what is damaged. Everything is opened
+relative to a descriptor of the root; an id has no dot and no slash, so no request can name a
+path.
 """
 
 from __future__ import annotations
@@ -24,27 +25,18 @@ if TYPE_CHECKING:
 FOLDERS = ("expiry", "joining", "unverified", "waiting")
 
 
-class Layout:
-    """The folders under ``root``, made as they are needed. Blocking: for threads.
+class View:
+    """The folders under ``root`` as they are: makes nothing and takes no lock, for those who only
+    look.
 
-    Names are relative to ``fd``, the descriptor of the root; that and the lock are all that is
-    kept open. Raises StoreInUse, which says who is in the way, or OSError.
+    Names are relative to ``fd``, the descriptor of the root. Raises OSError.
     """
 
-    def __init__(self, root: Path, *, shared: bool) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         self._fds = [self.fd]
-        self._made: set[str] = set()
         self.close = weakref.finalize(self, _close_all, self._fds)
-        try:
-            self._lock(shared=shared)
-            for name in FOLDERS:
-                self.make_folder(name)
-        except BaseException:
-            self.close()
-            raise
 
     def name(self, upload_id: str) -> str:
         """Where the bytes are, below the root."""
@@ -52,6 +44,26 @@ class Layout:
 
     def path(self, upload_id: str) -> Path:
         return path_of(self.root, upload_id)
+
+
+class Layout(View):
+    """The folders under ``root``, made as they are needed. Blocking: for threads.
+
+    The root and the lock on it are all that is kept open. Raises StoreInUse, which says who is
+    in the way, or OSError.
+    """
+
+    def __init__(self, root: Path, *, shared: bool) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        super().__init__(root)
+        self._made: set[str] = set()
+        try:
+            self._lock(shared=shared)
+            for name in FOLDERS:
+                self.make_folder(name)
+        except BaseException:
+            self.close()
+            raise
 
     def make_shard(self, upload_id: str) -> None:
         """The folder for ``upload_id``: spread by a hash, since hooks may choose ids that are

@@ -1,0 +1,97 @@
+"""What the files of a disk store say about its uploads. Changes nothing; blocking: for threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ..protocol.errors import UploadDamaged, UploadNotFound
+from ..protocol.uploads import UPLOAD_ID, Final, Upload
+from . import infofile, marks
+from .copying import closing
+
+if TYPE_CHECKING:
+    from .layout import View
+
+
+class Snapshots:
+    """Uploads as files below ``view``. Raises OSError where the disk does."""
+
+    def __init__(self, view: View) -> None:
+        self._root = view.fd
+        self._name = view.name
+
+    def get(self, upload_id: str) -> Upload:
+        """Raises UploadNotFound, or UploadDamaged when there is something."""
+        if not UPLOAD_ID.fullmatch(upload_id):
+            raise UploadNotFound
+        upload = self._facts(upload_id)
+        if upload.published:
+            return replace(upload, offset=upload.length or 0)
+        try:
+            facts = os.stat(self._name(upload_id), dir_fd=self._root, follow_symlinks=False)
+        except FileNotFoundError:
+            raise UploadDamaged("its data file is missing") from None
+        if not stat.S_ISREG(facts.st_mode):
+            raise UploadDamaged("its data file is no file")
+        if upload.length is not None and facts.st_size > upload.length:
+            why = f"it has {facts.st_size} bytes, but its length is {upload.length}"
+            raise UploadDamaged(why)
+        return self._snapshot(upload, facts, marks.read(self._root, upload_id))
+
+    def _facts(self, upload_id: str) -> Upload:
+        """What the info file says."""
+        name = self._name(upload_id)
+        try:
+            return infofile.decode(upload_id, self._read(f"{name}.info"))
+        except FileNotFoundError:
+            if self._is_there(name):
+                raise UploadDamaged("its info file is missing") from None
+            raise UploadNotFound from None
+        except ValueError as error:
+            raise UploadDamaged(f"its info file cannot be read: {error}") from None
+        except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ELOOP):
+                raise UploadDamaged("its info file is no file") from None
+            raise
+
+    def _snapshot(self, upload: Upload, facts: os.stat_result, mark: int | None = None) -> Upload:
+        # A mark beyond the bytes: they were lost in a power cut, and zeros must not replace them.
+        offset = facts.st_size if mark is None else min(mark, facts.st_size)
+        expires = upload.expires
+        if upload.lifetime is not None:
+            expires = datetime.fromtimestamp(facts.st_mtime, UTC) + upload.lifetime
+        return replace(upload, offset=offset, unverified=mark is not None, expires=expires)
+
+    def waiting_for(self, upload_id: str) -> list[str]:
+        try:
+            return self._list(f"waiting/{upload_id}")
+        except FileNotFoundError:
+            return []
+
+    def _is_waiting(self, upload_id: str) -> bool:
+        try:
+            concat = self._facts(upload_id).concat
+        except UploadNotFound:
+            return False
+        return isinstance(concat, Final) and not concat.joined
+
+    def _is_there(self, name: str) -> bool:
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=self._root, follow_symlinks=False)
+            return True
+        return False
+
+    def _list(self, folder: str) -> list[str]:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        with closing(os.open(folder, flags, dir_fd=self._root)) as fd:
+            return os.listdir(fd)
+
+    def _read(self, name: str) -> bytes:
+        with closing(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._root)) as fd:
+            return os.read(fd, os.fstat(fd).st_size)
