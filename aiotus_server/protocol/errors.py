@@ -221,7 +221,8 @@ class UploadNotFound(TusError):
 
 
 class UploadDamaged(UploadNotFound):
-    """What there is of an upload is not enough to be one; ``why`` is for the log.
+    """What there is of an upload is not enough to be one. ``finding`` is the code that a
+    verification of the store has for it, ``why`` a part of a sentence for the log.
 
     For clients there is no such upload. Whoever does not hold its lock may have met it while
     it was made or removed.
@@ -229,8 +230,9 @@ class UploadDamaged(UploadNotFound):
 
     code = UploadNotFound.code
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, finding: str, why: str) -> None:
         super().__init__()
+        self.finding = finding
         self.why = why
 
 

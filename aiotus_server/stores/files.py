@@ -124,10 +124,14 @@ class Files(Snapshots):
         if upload.expires is not None:
             self.journal.add(upload.upload_id, upload.expires.timestamp())
         for part in _waited_for(upload):
-            with suppress(FileExistsError):
-                os.mkdir(f"waiting/{part}", dir_fd=self._root)
-            name = f"waiting/{part}/{upload.upload_id}"
-            os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
+            self.add_mark(part, upload.upload_id)
+
+    def add_mark(self, part: str, final: str) -> None:
+        """That ``final`` waits for ``part``."""
+        with suppress(FileExistsError):
+            os.mkdir(f"waiting/{part}", dir_fd=self._root)
+        name = f"waiting/{part}/{final}"
+        os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
 
     def append_whole(self, upload: Upload, body: Body) -> Upload:
         with closing(self._open_data(upload)) as fd:
@@ -249,9 +253,9 @@ class Files(Snapshots):
 
     def _remove_waiting(self, upload: Upload) -> None:
         for part in _waited_for(upload):
-            self._remove_mark(part, upload.upload_id)
+            self.remove_mark(part, upload.upload_id)
 
-    def _remove_mark(self, part: str, final: str) -> None:
+    def remove_mark(self, part: str, final: str) -> None:
         self._remove(f"waiting/{part}/{final}")
         with suppress(OSError):  # others wait for it too
             os.rmdir(f"waiting/{part}", dir_fd=self._root)
@@ -267,7 +271,7 @@ class Files(Snapshots):
                 if self._is_waiting(final):
                     waiting.add(final)
                 elif self._is_old(f"waiting/{part}/{final}"):
-                    self._remove_mark(part, final)  # a crash left it
+                    self.remove_mark(part, final)  # a crash left it
         return sorted(waiting)
 
     def tidy(self) -> None:
@@ -318,7 +322,7 @@ class Files(Snapshots):
         self._remove(building)  # what a crash left, if it did
         try:
             with closing(self._open(building, flags)) as target:
-                fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(target, fcntl.LOCK_EX)  # a verification may just be trying it
                 self._build(target, parts, stopped, sync=self._must_sync(joined))
                 self._appear(building, joined, new=not waiting)
         finally:

@@ -22,6 +22,7 @@ from ..protocol.errors import StoreUnavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
+SHARDS = tuple(f"{shard:02x}" for shard in range(256))
 FOLDERS = ("expiry", "joining", "unverified", "waiting")
 
 
@@ -40,7 +41,7 @@ class View:
 
     def name(self, upload_id: str) -> str:
         """Where the bytes are, below the root."""
-        return f"{_shard_of(upload_id):02x}/{upload_id}"
+        return f"{_shard_of(upload_id)}/{upload_id}"
 
     def path(self, upload_id: str) -> Path:
         return path_of(self.root, upload_id)
@@ -49,26 +50,30 @@ class View:
 class Layout(View):
     """The folders under ``root``, made as they are needed. Blocking: for threads.
 
-    The root and the lock on it are all that is kept open. Raises StoreInUse, which says who is
+    ``make`` says whether those are made at once that every store has. The root and the lock on it are all that is kept open. Raises StoreInUse, which says who is
     in the way, or OSError.
     """
 
-    def __init__(self, root: Path, *, shared: bool) -> None:
+    def __init__(self, root: Path, *, shared: bool, make: bool = True) -> None:
         root.mkdir(parents=True, exist_ok=True)
         super().__init__(root)
         self._made: set[str] = set()
         try:
             self._lock(shared=shared)
-            for name in FOLDERS:
-                self.make_folder(name)
+            if make:
+                self.make_folders()
         except BaseException:
             self.close()
             raise
 
+    def make_folders(self) -> None:
+        for name in FOLDERS:
+            self.make_folder(name)
+
     def make_shard(self, upload_id: str) -> None:
         """The folder for ``upload_id``: spread by a hash, since hooks may choose ids that are
         alike."""
-        name = f"{_shard_of(upload_id):02x}"
+        name = _shard_of(upload_id)
         if name not in self._made:
             self.make_folder(name)
             self._made.add(name)
@@ -81,7 +86,7 @@ class Layout(View):
 
     def sync_shard(self, upload_id: str) -> None:
         """Flush the names in the folder for ``upload_id``."""
-        fd = os.open(f"{_shard_of(upload_id):02x}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
+        fd = os.open(_shard_of(upload_id), os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
         try:
             os.fsync(fd)
         finally:
@@ -104,11 +109,11 @@ class Layout(View):
 
 def path_of(root: Path, upload_id: str) -> Path:
     """Where the bytes are, for programs that want a path."""
-    return root / f"{_shard_of(upload_id):02x}" / upload_id
+    return root / _shard_of(upload_id) / upload_id
 
 
-def _shard_of(upload_id: str) -> int:
-    return zlib.crc32(upload_id.encode()) & 0xFF
+def _shard_of(upload_id: str) -> str:
+    return SHARDS[zlib.crc32(upload_id.encode()) & 0xFF]
 
 
 class StoreInUse(StoreUnavailable):

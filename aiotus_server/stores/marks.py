@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .copying import closing
@@ -20,6 +21,10 @@ def read(root: int, upload_id: str) -> int | None:
     try:
         with closing(os.open(name_of(upload_id), flags, dir_fd=root)) as fd:
             offset = int(os.read(fd, 32))
-    except (FileNotFoundError, IsADirectoryError, ValueError):
+    except ValueError:
         return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EISDIR, errno.ELOOP):
+            return None
+        raise
     return offset if offset >= 0 else None

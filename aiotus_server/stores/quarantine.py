@@ -35,11 +35,20 @@ def put_aside(root: int, what: str, files: Mapping[str, str]) -> str | None:
     return folder if moved else None
 
 
+def make_room(root: int) -> None:
+    """Give the folder back its name, if something else has it. That stays beside it."""
+    os.rename(FOLDER, _named_for_now(FOLDER), src_dir_fd=root, dst_dir_fd=root)
+
+
 def _make_folder(root: int, what: str) -> str:
     with suppress(FileExistsError):
         os.mkdir(FOLDER, dir_fd=root)
     while True:
-        name = f"{FOLDER}/{what}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        name = _named_for_now(f"{FOLDER}/{what}")
         with suppress(FileExistsError):
             os.mkdir(name, dir_fd=root)
             return name
+
+
+def _named_for_now(what: str) -> str:
+    return f"{what}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"

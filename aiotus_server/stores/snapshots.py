@@ -14,8 +14,11 @@ from ..protocol.errors import UploadDamaged, UploadNotFound
 from ..protocol.uploads import UPLOAD_ID, Final, Upload
 from . import infofile, marks
 from .copying import closing
+from .layout import SHARDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .layout import View
 
 
@@ -25,6 +28,18 @@ class Snapshots:
     def __init__(self, view: View) -> None:
         self._root = view.fd
         self._name = view.name
+
+    def ids(self) -> Iterator[str]:
+        """Of all uploads that have an info file in its place, folder by folder."""
+        for shard in SHARDS:
+            names: list[str] = []
+            with suppress(FileNotFoundError, NotADirectoryError):
+                names = self._list(shard)
+            for name in names:
+                upload_id, _, end = name.partition(".")
+                right = UPLOAD_ID.fullmatch(upload_id) and self._name(upload_id)
+                if end == "info" and right == f"{shard}/{upload_id}":
+                    yield upload_id
 
     def get(self, upload_id: str) -> Upload:
         """Raises UploadNotFound, or UploadDamaged when there is something."""
@@ -36,12 +51,12 @@ class Snapshots:
         try:
             facts = os.stat(self._name(upload_id), dir_fd=self._root, follow_symlinks=False)
         except FileNotFoundError:
-            raise UploadDamaged("its data file is missing") from None
+            raise UploadDamaged("data-missing", "its data file is missing") from None
         if not stat.S_ISREG(facts.st_mode):
-            raise UploadDamaged("its data file is no file")
+            raise UploadDamaged("not-a-file", "its data file is no file")
         if upload.length is not None and facts.st_size > upload.length:
             why = f"it has {facts.st_size} bytes, but its length is {upload.length}"
-            raise UploadDamaged(why)
+            raise UploadDamaged("data-too-long", why)
         return self._snapshot(upload, facts, marks.read(self._root, upload_id))
 
     def _facts(self, upload_id: str) -> Upload:
@@ -51,13 +66,14 @@ class Snapshots:
             return infofile.decode(upload_id, self._read(f"{name}.info"))
         except FileNotFoundError:
             if self._is_there(name):
-                raise UploadDamaged("its info file is missing") from None
+                raise UploadDamaged("info-missing", "its info file is missing") from None
             raise UploadNotFound from None
         except ValueError as error:
-            raise UploadDamaged(f"its info file cannot be read: {error}") from None
+            why = f"its info file cannot be read: {error}"
+            raise UploadDamaged("info-unreadable", why) from None
         except OSError as error:
             if error.errno in (errno.EISDIR, errno.ELOOP):
-                raise UploadDamaged("its info file is no file") from None
+                raise UploadDamaged("not-a-file", "its info file is no file") from None
             raise
 
     def _snapshot(self, upload: Upload, facts: os.stat_result, mark: int | None = None) -> Upload:
