@@ -33,7 +33,9 @@ def parse_workers(text: str) -> int:
     return int(text)
 
 
-DIRECTORY = Option("dir", "DIR", "where uploads are stored", parse_text, "uploads")
+DIRECTORY = Option(
+    "dir", "DIR", "where uploads are stored", parse_text, "uploads", shown="./uploads"
+)
 HOOKS = Option(
     "hooks",
     "MODULE:NAME",
@@ -139,7 +141,7 @@ SERVE_GROUPS = (
     Group(
         "storage",
         (
-            Option("dir", "DIR", DIRECTORY.help, parse_text, "uploads", shown="./uploads"),
+            DIRECTORY,
             Option(
                 "durability",
                 "LEVEL",

@@ -30,8 +30,8 @@ from aiotus_server.arguments import (
     parse_size,
     variable_of,
 )
-from aiotus_server.cli import listening_of, main, serve_parser, settings_of
-from aiotus_server.flags import GC_GROUPS, SERVE_GROUPS
+from aiotus_server.cli import COMMANDS, listening_of, main, serve_parser, settings_of
+from aiotus_server.flags import COMMAND_GROUPS, SERVE_GROUPS
 from aiotus_server.listening import Listening
 from aiotus_server.options import EXTENSIONS
 from aiotus_server.server import utc_now
@@ -343,6 +343,14 @@ MISTAKES = [
     (["--max"], "unrecognized arguments: --max"),
     (["no-such-command"], "unrecognized arguments: no-such-command"),
     (["gc", "--port=1"], "unrecognized arguments: --port=1"),
+    (["list", "--state=gone"], "argument --state: 'gone' is none of complete, unfinished,"),
+    (["list", "--repair"], "unrecognized arguments: --repair"),
+    (["show"], "the following arguments are required: ID"),
+    (["show", "a", "b"], "unrecognized arguments: b"),
+    (["show", "a.info"], "'a.info' cannot be the id of an upload"),
+    (["rm"], "the following arguments are required: ID"),
+    (["rm", "a", "../b"], "'../b' cannot be the id of an upload"),
+    (["verify", "a"], "unrecognized arguments: a"),
 ]
 
 
@@ -355,7 +363,7 @@ def test_a_mistake_is_told_on_one_line_and_ends_with_code_2(
     assert exit_.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(rf"aiotus-server( gc)?: {re.escape(message)}.*\n", err), err
+    assert re.fullmatch(rf"aiotus-server( [a-z]+)?: {re.escape(message)}.*\n", err), err
 
 
 @pytest.mark.parametrize(
@@ -380,7 +388,11 @@ def test_a_mistake_in_a_variable_names_the_variable(
 
 @pytest.mark.parametrize(
     ("arguments", "groups"),
-    [([], SERVE_GROUPS), (["serve"], SERVE_GROUPS), (["gc"], GC_GROUPS)],
+    [
+        ([], SERVE_GROUPS),
+        (["serve"], SERVE_GROUPS),
+        *(([command], groups) for command, groups in COMMAND_GROUPS.items()),
+    ],
 )
 def test_help_names_every_flag_with_its_variable(
     arguments: list[str], groups: Any, capsys: pytest.CaptureFixture[str]
@@ -393,6 +405,12 @@ def test_help_names_every_flag_with_its_variable(
         assert f"{group.title}:" in text
         for option in group.options:
             assert re.search(rf"--{option.name}\b[^\[]*\[{variable_of(option.name)}[;\]]", text)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    named = re.findall(r"^  ([a-z]+) .* {2,}", serve_parser().format_help(), re.MULTILINE)
+    assert set(named) == set(COMMANDS)
+    assert set(COMMAND_GROUPS) == set(COMMANDS) - {"serve"}
 
 
 def test_help_does_not_show_the_opposites_of_switches_as_options() -> None:

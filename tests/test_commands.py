@@ -203,7 +203,9 @@ async def test_list_leaves_out_what_is_damaged_and_says_so(root: Path) -> None:
     path_of(root, "broken").with_name("broken.info").write_text("{")
     result = await run("list", "--dir", str(root))
     assert (result.code, result.out.split()[0]) == (0, "whole")
-    assert result.err == ("aiotus-server: left out 1 damaged; aiotus-server verify tells which\n")
+    assert result.err == (
+        "aiotus-server: left out 1 that cannot be read; see aiotus-server verify\n"
+    )
 
 
 async def test_list_keeps_no_rows_in_memory(root: Path) -> None:

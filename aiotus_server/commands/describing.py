@@ -27,6 +27,8 @@ def time_of(moment: datetime | None) -> str | None:
 
 def printable(text: str) -> str:
     """What clients name their files must not reach a terminal as it is."""
+    if text.isprintable():
+        return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )

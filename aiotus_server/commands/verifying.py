@@ -27,7 +27,7 @@ _ABOUT = """\
 Checks all uploads in the directory of a server, which may be running, and all that is kept beside
 them. It changes nothing. Every finding has a code; errors are not as they should be, notes are what
 a crash or the application leaves. --repair mends what is safe to mend: what is damaged is moved to
-quarantine/ in the directory, and no bytes of an upload are removed."""
+quarantine/ in the directory, and no byte that counts is removed."""
 
 _CODES = """\
 The exit code is 0 if there is no error, or none is left after --repair; 1 if there is one; 2 if the
@@ -95,8 +95,13 @@ def _checked(directory: Path, values: argparse.Namespace) -> _Report:
     view = view_of(directory)
     report = _Report(directory, json=values.json)
     verification = Verification(view)
-    for finding in verification.findings():
-        report.add(finding)
+    try:
+        for finding in verification.findings():
+            report.add(finding)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(f"{directory} cannot be read: {reason_of(error)}") from error
     report.counts = asdict(verification.counts)
     return report
 

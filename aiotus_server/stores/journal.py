@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,9 +69,12 @@ class ExpiryJournal:
         os.unlink(_in_folder(token), dir_fd=self._root)
 
     def lines(self) -> Iterator[tuple[float, str] | None]:
-        """All that is noted, in no order; None for a line that says nothing. What a sweep moves
-        meanwhile may be missed, or come twice."""
-        for name in self._names():
+        """All that is noted and can be read, in no order; None for a line that says nothing. What
+        a sweep moves meanwhile may be missed, or come twice."""
+        names: set[str] = set()
+        with suppress(OSError):
+            names = self._names()
+        for name in names:
             try:
                 yield from self._lines(name)
             except OSError:

@@ -109,5 +109,6 @@ class Snapshots:
             return os.listdir(fd)
 
     def _read(self, name: str) -> bytes:
-        with closing(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._root)) as fd:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would let us wait for ever
+        with closing(os.open(name, flags, dir_fd=self._root)) as fd:
             return os.read(fd, os.fstat(fd).st_size)

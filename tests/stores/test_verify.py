@@ -4,6 +4,7 @@ mended; and nothing of what was there is lost by that."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -21,8 +22,9 @@ from aiotus_server.body import Body, EmptySource
 from aiotus_server.cli import main
 from aiotus_server.locks import Purpose
 from aiotus_server.protocol.uploads import Outcome
-from aiotus_server.stores.layout import View, path_of
+from aiotus_server.stores.layout import FOLDERS, View, path_of
 from aiotus_server.stores.owner import Owner
+from aiotus_server.stores.snapshots import Snapshots
 from aiotus_server.stores.verify import KINDS, Repair, Severity, repair, verification
 from aiotus_server.testing import StoreContract, arrived
 
@@ -172,6 +174,14 @@ def info_is_a_link(scene: Scene) -> list[tuple[str, str]]:
 
 
 @plant
+def info_is_a_pipe(scene: Scene) -> list[tuple[str, str]]:
+    """Nobody must wait for what comes out of it."""
+    scene.info("whole").unlink()
+    os.mkfifo(scene.info("whole"))
+    return [("not-a-file", scene.name(scene.info("whole")))]
+
+
+@plant
 def new_info_is_a_folder(scene: Scene) -> list[tuple[str, str]]:
     """The upload is sound, but its info file cannot be replaced."""
     scene.fresh("whole").mkdir()
@@ -198,6 +208,17 @@ def folders_are_files(scene: Scene) -> list[tuple[str, str]]:
     free = next(name for name in ("aa", "ab", "ac") if not (scene.root / name).exists())
     (scene.root / free).write_text("mine")
     return [("not-a-folder", name) for name in (free, "joining", "quarantine")]
+
+
+@plant
+def folders_removed(scene: Scene) -> list[tuple[str, str]]:
+    """The server makes them again, but not what was in them."""
+    for name in FOLDERS:
+        shutil.rmtree(scene.root / name)
+    expiring = ("half", "two", "waiting")
+    lines = [("expiry-not-noted", scene.name(scene.info(name))) for name in expiring]
+    marks = [("waiting-mark-missing", f"waiting/{part}/waiting") for part in ("one", "two")]
+    return [*lines, *marks]
 
 
 @plant
@@ -499,7 +520,27 @@ def test_every_code_is_planted(tmp_path: Path) -> None:
         scene.root.parent.mkdir()
         asyncio.run(_fill(scene.root))
         planted |= {code for code, _ in harm(scene)}
-    assert planted == KINDS.keys() - {"not-permitted"}  # that takes another user
+    elsewhere = {"not-permitted", "disk-error"}  # they take another user, and another disk
+    assert planted == KINDS.keys() - elsewhere
+
+
+def test_what_the_disk_does_not_give_out_is_told_and_left(
+    scene: Scene, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Any = Snapshots._read  # noqa: SLF001
+
+    def broken(self: Snapshots, name: str) -> Any:
+        if name.endswith("whole.info"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self, name)
+
+    monkeypatch.setattr(Snapshots, "_read", broken)
+    expected = [("disk-error", scene.name(scene.info("whole")))]
+    before = snapshot(scene.root)
+    for arguments in ([], ["--repair"]):
+        report = verify(scene, *arguments, capsys=capsys)
+        assert (report.code, report.codes()) == (1, expected)
+    assert snapshot(scene.root) == before
 
 
 def test_what_looks_wrong_for_a_moment_only_is_no_finding(

@@ -15,7 +15,7 @@ class Severity(Enum):
 
 
 class Repair(Enum):
-    """What a repair does about it. No bytes of an upload are removed by any."""
+    """What a repair does about it. No byte that counts is removed by any."""
 
     QUARANTINE = "quarantine"
     REMOVE = "remove"
@@ -48,6 +48,7 @@ KINDS = {
     "data-hole": _error(Repair.QUARANTINE),
     "not-a-file": _error(Repair.QUARANTINE),
     "not-a-folder": _error(Repair.QUARANTINE),
+    "disk-error": _error(Repair.NONE),
     "not-permitted": _error(Repair.PERMIT),
     "wrong-folder": _error(Repair.MOVE),
     "mark-beyond-data": _error(Repair.REMOVE),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -51,13 +50,16 @@ class Uploads(Look):
             return None, list(self._misplaced(subject, upload_id))
         try:
             upload = self.survey.snapshots.get(upload_id)
-        except UploadDamaged as damage:
-            return None, list(self._damaged(subject, upload_id, damage))
+        except (UploadDamaged, OSError) as trouble:
+            odd = list(self._odd_files(subject, upload_id))
+            return None, odd or list(self._damaged(subject, upload_id, trouble))
         except UploadNotFound:
             return None, list(self._leftover(subject, upload_id))
-        except OSError as error:
-            return None, [self._hidden(subject, upload_id, error)]
         return upload, list(self._whole(subject, upload))
+
+    def _odd_files(self, subject: str, upload_id: str) -> Iterator[Finding]:
+        for end in ENDS:
+            yield from self.survey.file(f"{subject}{end}", upload_id)
 
     def _misplaced(self, subject: str, upload_id: str | None) -> Iterator[Finding]:
         """A name that no upload can have, or not in this folder."""
@@ -69,15 +71,17 @@ class Uploads(Look):
             place = self.survey.view.name(upload_id).partition("/")[0]
             yield Finding("wrong-folder", subject, f"it belongs into {place}/", upload_id)
 
-    def _damaged(self, subject: str, upload_id: str, damage: UploadDamaged) -> Iterator[Finding]:
-        code: str | None = damage.finding
-        text = damage.why
-        if code == "not-a-file":
-            for end in ENDS:
-                yield from self.survey.file(f"{subject}{end}", upload_id)
+    def _damaged(
+        self, subject: str, upload_id: str, trouble: UploadDamaged | OSError
+    ) -> Iterator[Finding]:
+        if isinstance(trouble, OSError):
+            text = f"it cannot be read: {os.strerror(trouble.errno or 0)}"
+            yield Finding("disk-error", f"{subject}.info", text, upload_id)
             return
+        code: str | None = trouble.finding
+        text = trouble.why
         if code in ("info-missing", "info-unreadable"):
-            code, text = self._explained(subject, damage, upload_id)
+            code, text = self._explained(subject, trouble, upload_id)
         if code is not None:
             of_info = code in ("info-unreadable", "data-missing")
             yield Finding(code, f"{subject}.info" if of_info else subject, text, upload_id)
@@ -104,16 +108,9 @@ class Uploads(Look):
         if self.survey.facts(fresh) is not None:
             yield Finding("info-new-left", fresh, "there is no such upload", upload_id)
 
-    def _hidden(self, subject: str, upload_id: str, error: OSError) -> Finding:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return self.survey.not_permitted(f"{subject}.info", upload_id)
-        text = f"its info file cannot be read: {os.strerror(error.errno or 0)}"
-        return Finding("info-unreadable", f"{subject}.info", text, upload_id)
-
     def _whole(self, subject: str, upload: Upload) -> Iterator[Finding]:
         upload_id, fresh = upload.upload_id, f"{subject}.info.new"
-        for end in ENDS:
-            yield from self.survey.file(f"{subject}{end}", upload_id)
+        yield from self._odd_files(subject, upload_id)
         facts = self.survey.facts(fresh)
         if facts is not None and stat.S_ISREG(facts.st_mode):
             yield Finding("info-new-left", fresh, "it was to replace the info file", upload_id)
