@@ -1,35 +1,27 @@
-"""The command ``aiotus-server``: ``serve``, which may be left out, and ``gc``.
+"""The command ``aiotus-server``: ``serve``, which may be left out, and those in ``commands``.
 
 A wrong option ends with code 2, anything else that stands in the way with code 1; both say
-why on one line of standard error.
+why on one line of standard error. ``verify`` has codes of its own.
 """
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import logging
-import operator
 import os
 import ssl
 import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from . import __version__
 from .app import Settings
 from .arguments import Parser
+from .commands import gc, list_uploads, rm, show, verify
 from .cors import Cors
-from .flags import GC_GROUPS, SERVE_GROUPS
-from .hooks import Hooks
+from .flags import SERVE_GROUPS
 from .listening import Failure, Listening, reason_of
 from .options import EXTENSIONS, Expiry, Options, random_id
-from .protocol.errors import TusError
-from .server import Server
-from .serving import make_directory, why_unavailable
-from .stores import DiskStore, Durability
-from .sweeper import sweep
+from .starting import hooks_of, imported, start_logging
+from .stores import Durability
 from .workers import run
 
 if TYPE_CHECKING:
@@ -46,26 +38,37 @@ def main(
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = COMMANDS[given.pop(0)] if given and given[0] in COMMANDS else serve
     try:
-        command(given, os.environ if environment is None else environment)
+        code = command(given, os.environ if environment is None else environment)
+        sys.stdout.flush()
     except Failure as failure:
         sys.stderr.write(f"aiotus-server: {failure}\n")
-        return 1
+        return failure.code
     except KeyboardInterrupt:
         return 130
-    return 0
+    except BrokenPipeError:
+        # Whoever read has seen enough. Nor may the interpreter try to write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as if by SIGPIPE
+    return code or 0
 
 
 # serve
 
 _USAGE = """aiotus-server [serve] [OPTION ...]
-       aiotus-server gc [OPTION ...]"""
+       aiotus-server COMMAND [OPTION ...]"""
 
 _ABOUT = """\
 Receives resumable uploads with the tus protocol 1.0.0, and stores them in a directory.
 
 commands:
   serve                 receive uploads; this word may be left out
-  gc                    remove expired uploads while no server runs; see gc --help"""
+  list                  list the uploads in the directory of a server
+  show ID               tell all that is known of one
+  rm ID ...             remove uploads, complete ones too
+  gc                    remove those that have expired
+  verify                check the directory, and mend it
+
+Each tells more with --help."""
 
 _MORE = """\
 Every option is also a variable of the environment, named in [brackets]; the flag wins.
@@ -96,7 +99,7 @@ def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Receive uploads until a signal comes."""
     parser = serve_parser()
     values = parser.read(arguments, environment)
-    _start_logging(values)
+    start_logging(values.log_level)
     settings = _checked(parser, settings_of, values)
     listening = _checked(parser, listening_of, values)
     run(settings, listening)
@@ -115,7 +118,7 @@ def _checked(
 def settings_of(values: argparse.Namespace) -> Settings:
     """Raises ValueError for options that do not go together, Failure for hooks that are not."""
     # Hooks first: their module may register a checksum algorithm.
-    hooks = hooks_of(values)
+    hooks = hooks_of(values.hooks)
     return Settings(
         directory=Path(values.dir).absolute(),
         prefix=values.prefix,
@@ -154,7 +157,7 @@ def options_of(values: argparse.Namespace) -> Options:
 def _new_id_of(values: argparse.Namespace) -> Callable[[], str]:
     if values.new_id is None:
         return random_id
-    new_id: Callable[[], str] = _imported(values.new_id)
+    new_id: Callable[[], str] = imported(values.new_id)
     if not callable(new_id):
         raise Failure(f"{values.new_id} is not a function but {type(new_id).__name__}")
     return new_id
@@ -219,80 +222,11 @@ def _tls_reason(error: Exception) -> str:
     return "certificate or private key are missing, damaged or encrypted (PEM is wanted)"
 
 
-# gc
-
-_GC_ABOUT = """\
-Removes the unfinished uploads that have expired from the directory of a server that does not
-run. A running server does so itself."""
-
-
-def gc(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Remove expired uploads, and print how many."""
-    parser = Parser(GC_GROUPS, prog="aiotus-server gc", description=_GC_ABOUT)
-    values = parser.read(arguments, environment)
-    _start_logging(values)
-    hooks = hooks_of(values)
-    directory = Path(values.dir).absolute()
-    if not directory.exists():
-        raise Failure(f"there is no directory {directory}")
-    make_directory(directory)
-    removed = asyncio.run(_gc(directory, hooks))
-    uploads = "upload" if removed == 1 else "uploads"
-    sys.stdout.write(f"{removed} expired {uploads} removed from {directory}\n")
-
-
-async def _gc(directory: Path, hooks: Hooks | None) -> int:
-    server = Server(DiskStore(directory), hooks=hooks)
-    try:
-        return await sweep(server)
-    except TusError as error:
-        raise Failure(why_unavailable(error, directory)) from error
-    finally:
-        await server.stop()
-
-
-COMMANDS: Mapping[str, Callable[[Sequence[str], Mapping[str, str]], None]] = {
+COMMANDS: Mapping[str, Callable[[Sequence[str], Mapping[str, str]], int | None]] = {
     "serve": serve,
+    "list": list_uploads,
+    "show": show,
+    "rm": rm,
     "gc": gc,
+    "verify": verify,
 }
-
-
-# For all commands
-
-
-def hooks_of(values: argparse.Namespace) -> Hooks | None:
-    """Raises Failure if they cannot be imported."""
-    if values.hooks is None:
-        return None
-    hooks = _imported(values.hooks)
-    if not isinstance(hooks, Hooks):
-        raise Failure(f"{values.hooks} is not an aiotus_server.Hooks but {type(hooks).__name__}")
-    return hooks
-
-
-def _imported(reference: str) -> Any:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    module, _, name = reference.partition(":")
-    try:
-        return operator.attrgetter(name)(importlib.import_module(module))
-    except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise Failure(f"cannot import {reference}: {what}{_place_of(error)}") from error
-
-
-def _place_of(error: Exception) -> str:
-    """Where in the application's code, if it was there."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    if last.filename == __file__ or last.filename.startswith("<frozen"):
-        return ""
-    return f" ({last.filename}, line {last.lineno})"
-
-
-def _start_logging(values: argparse.Namespace) -> None:
-    logging.basicConfig(
-        level=values.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # Whoever asks for it wants it at any level.
-    logging.getLogger("aiohttp.access").setLevel(logging.INFO)

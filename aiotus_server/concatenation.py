@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from logging import getLogger
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from .body import Body, EmptySource, Source
+from .damage import create_held, get_held
 from .disk_errors import disk_errors
 from .locks import Purpose
 from .protocol.errors import (
@@ -123,7 +125,7 @@ class Concatenation:
             _log.info("The final upload %s is given up: it can never be made", upload_id)
             try:
                 async with self._server.locker.lock(upload_id, Purpose.TERMINATE, wait=3):
-                    upload = await self._server.get(upload_id)
+                    upload = await get_held(store, upload_id)
                     if not upload.complete:
                         with disk_errors():
                             await store.terminate(upload)
@@ -158,8 +160,8 @@ class Concatenation:
     async def _create_waiting(self, upload: Upload) -> Upload:
         store = self._server.store
         assert isinstance(store, ConcatenationStore)
-        with disk_errors():
-            return await store.create(upload, Body(EmptySource(), limit=0))
+        body = Body(EmptySource(), limit=0)
+        return await create_held(store, upload.upload_id, partial(store.create, upload, body))
 
     async def _try_join(self, upload_id: str, call: Call) -> Upload | None:
         """``_join``, from where nobody can be told that it failed."""
@@ -183,7 +185,7 @@ class Concatenation:
         source = EmptySource()
         async with server.receiving(upload_id, source, call):
             try:
-                upload = server.events.expected(await server.get(upload_id))
+                upload = server.events.expected(await get_held(server.store, upload_id))
             except UploadNotFound:
                 return None
             final = upload.concat
@@ -205,10 +207,11 @@ class Concatenation:
         assert isinstance(store, ConcatenationStore)
         listed = [parts[upload_id] for upload_id in final.parts]
         try:
-            with disk_errors():
-                upload = await store.concatenate(
-                    upload, listed, lambda: source.interrupted is not None
-                )
+            upload = await create_held(
+                store,
+                upload.upload_id,
+                partial(store.concatenate, upload, listed, lambda: source.interrupted is not None),
+            )
         except InterruptedError:
             raise source.interrupted or ServerStopping() from None
         if call.options.delete_partials and isinstance(store, TerminationStore):

@@ -126,6 +126,7 @@ class Events:
         except Refuse as refusal:
             if refusal.answer < 500:
                 outcome = Outcome(refusal.answer, refusal.headers, refusal.body)
+                _check_outcome(outcome)
                 with disk_errors():
                     await self._store.finish(replace(upload, path=None), outcome)
                     await self._store.delivered(upload.upload_id)
@@ -201,7 +202,8 @@ def _checked(metadata: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
 
 
 def _check_outcome(outcome: Outcome) -> None:
-    """What pre_finish set will be kept, and sent again and again: it must be fit to be sent."""
+    """What pre_finish set, or refused with, will be kept, and sent again and again: it must be
+    fit to be sent."""
     text = [part for field in outcome.headers.items() for part in field]
     fit = all(isinstance(part, str) and part.isprintable() for part in text)
     if not fit or not isinstance(outcome.body, bytes) or outcome.status not in _STATUSES:

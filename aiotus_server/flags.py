@@ -23,6 +23,7 @@ from .arguments import (
     some_of,
 )
 from .options import EXTENSIONS
+from .states import STATES
 from .stores import Durability
 
 
@@ -32,7 +33,9 @@ def parse_workers(text: str) -> int:
     return int(text)
 
 
-DIRECTORY = Option("dir", "DIR", "where uploads are stored", parse_text, "uploads")
+DIRECTORY = Option(
+    "dir", "DIR", "where uploads are stored", parse_text, "uploads", shown="./uploads"
+)
 HOOKS = Option(
     "hooks",
     "MODULE:NAME",
@@ -138,7 +141,7 @@ SERVE_GROUPS = (
     Group(
         "storage",
         (
-            Option("dir", "DIR", DIRECTORY.help, parse_text, "uploads", shown="./uploads"),
+            DIRECTORY,
             Option(
                 "durability",
                 "LEVEL",
@@ -318,4 +321,47 @@ SERVE_GROUPS = (
     ),
 )
 
-GC_GROUPS = (Group("options", (DIRECTORY, HOOKS, LOG_LEVEL)),)
+SHARED = Switch(
+    "shared",
+    "a server that was started with --shared or several --workers may be running",
+)
+JSON = Switch("json", "print JSON, for programs")
+
+LIST_GROUPS = (
+    Group(
+        "options",
+        (
+            DIRECTORY,
+            Option(
+                "state",
+                "LIST",
+                "only uploads of which all these words are true: " + ", ".join(STATES),
+                some_of(STATES),
+                many=True,
+            ),
+            JSON,
+        ),
+    ),
+)
+SHOW_GROUPS = (Group("options", (DIRECTORY, JSON)),)
+RM_GROUPS = (Group("options", (DIRECTORY, SHARED, HOOKS, LOG_LEVEL)),)
+GC_GROUPS = (Group("options", (DIRECTORY, SHARED, HOOKS, LOG_LEVEL)),)
+VERIFY_GROUPS = (
+    Group(
+        "options",
+        (
+            DIRECTORY,
+            Switch("repair", "mend what is safe to mend"),
+            SHARED,
+            JSON,
+            LOG_LEVEL,
+        ),
+    ),
+)
+COMMAND_GROUPS = {
+    "list": LIST_GROUPS,
+    "show": SHOW_GROUPS,
+    "rm": RM_GROUPS,
+    "gc": GC_GROUPS,
+    "verify": VERIFY_GROUPS,
+}

@@ -21,7 +21,9 @@ BACKLOG = 1024  # connections that wait to be accepted
 
 
 class Failure(Exception):
-    """Something stands in the way; the text says what, on one line."""
+    """Something stands in the way; the text says what, on one line. ``code`` is that of exit."""
+
+    code = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

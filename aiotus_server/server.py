@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from .concatenation import Concatenation
+from .damage import create_held, get_held
 from .disk_errors import disk_errors
 from .events import Events
 from .hooks import Hooks
@@ -138,8 +140,7 @@ class Server:
             body = self.reception.body(create, upload, source, call)
             if not body.buffered():
                 await body.settle()
-            with disk_errors():
-                upload = await store.create(upload, body)
+            upload = await create_held(store, upload.upload_id, partial(store.create, upload, body))
             location = await self.events.post_create(upload, call)
             try:
                 upload = await self.reception.receive_created(upload, body, call)
@@ -171,7 +172,7 @@ class Server:
         self, upload_id: str, append: Append, source: Source, call: Call
     ) -> Upload:
         async with self.receiving(upload_id, source, call, append):
-            upload = self.events.expected(await self.get(upload_id))
+            upload = self.events.expected(await get_held(self.store, upload_id))
             if upload.unverified:
                 upload = await self.reception.mended(upload)
             try:
@@ -193,7 +194,7 @@ class Server:
             await self.start()
         try:
             async with self.lock(upload_id, Purpose.INSPECT, call.options):
-                upload = await self.get(upload_id)
+                upload = await get_held(self.store, upload_id)
                 if upload.unverified:
                     upload = await self.reception.mended(upload)
         except Declined:
@@ -208,7 +209,7 @@ class Server:
         assert isinstance(self.store, TerminationStore)
         await self.start()
         async with self.lock(upload_id, Purpose.TERMINATE, call.options):
-            upload = await self.get(upload_id)
+            upload = await get_held(self.store, upload_id)
             not_expired(upload, self.clock())
             check_terminate(upload, complete_allowed=call.options.terminate_complete)
             await self.events.pre_terminate(upload, call)
@@ -258,6 +259,7 @@ class Server:
         return self.locker.lock(upload_id, purpose, wait=options.lock_timeout.total_seconds())
 
     async def get(self, upload_id: str) -> Upload:
+        """Without the lock; for those who hold it there is ``get_held``."""
         with disk_errors():
             return await self.store.get(upload_id)
 

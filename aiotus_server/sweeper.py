@@ -9,6 +9,7 @@ from datetime import timedelta
 from logging import getLogger
 from typing import TYPE_CHECKING
 
+from .damage import get_held
 from .disk_errors import disk_errors
 from .locks import Purpose
 from .protocol.errors import TusError, UploadLocked, UploadNotFound
@@ -43,7 +44,7 @@ async def sweep(server: Server) -> int:
 async def _remove(server: Server, store: ExpirationStore, upload_id: str) -> bool:
     try:
         async with server.locker.lock(upload_id, Purpose.EXPIRE, wait=LOCK_WAIT):
-            upload = await server.get(upload_id)
+            upload = await get_held(store, upload_id)
             if upload.complete or upload.expires is None or upload.expires > server.clock():
                 return False
             waiting = await server.concatenation.waiting_for(upload)

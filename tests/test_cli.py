@@ -30,11 +30,12 @@ from aiotus_server.arguments import (
     parse_size,
     variable_of,
 )
-from aiotus_server.cli import listening_of, main, serve_parser, settings_of
-from aiotus_server.flags import GC_GROUPS, SERVE_GROUPS
+from aiotus_server.cli import COMMANDS, listening_of, main, serve_parser, settings_of
+from aiotus_server.flags import COMMAND_GROUPS, SERVE_GROUPS
 from aiotus_server.listening import Listening
 from aiotus_server.options import EXTENSIONS
 from aiotus_server.server import utc_now
+from aiotus_server.stores.writing import PAGE
 
 from .http.client import OCTETS, TUS, Connection, Reply, exchange, head
 
@@ -343,6 +344,14 @@ MISTAKES = [
     (["--max"], "unrecognized arguments: --max"),
     (["no-such-command"], "unrecognized arguments: no-such-command"),
     (["gc", "--port=1"], "unrecognized arguments: --port=1"),
+    (["list", "--state=gone"], "argument --state: 'gone' is none of complete, unfinished,"),
+    (["list", "--repair"], "unrecognized arguments: --repair"),
+    (["show"], "the following arguments are required: ID"),
+    (["show", "a", "b"], "unrecognized arguments: b"),
+    (["show", "a.info"], "'a.info' cannot be the id of an upload"),
+    (["rm"], "the following arguments are required: ID"),
+    (["rm", "a", "../b"], "'../b' cannot be the id of an upload"),
+    (["verify", "a"], "unrecognized arguments: a"),
 ]
 
 
@@ -355,7 +364,7 @@ def test_a_mistake_is_told_on_one_line_and_ends_with_code_2(
     assert exit_.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(rf"aiotus-server( gc)?: {re.escape(message)}.*\n", err), err
+    assert re.fullmatch(rf"aiotus-server( [a-z]+)?: {re.escape(message)}.*\n", err), err
 
 
 @pytest.mark.parametrize(
@@ -380,7 +389,11 @@ def test_a_mistake_in_a_variable_names_the_variable(
 
 @pytest.mark.parametrize(
     ("arguments", "groups"),
-    [([], SERVE_GROUPS), (["serve"], SERVE_GROUPS), (["gc"], GC_GROUPS)],
+    [
+        ([], SERVE_GROUPS),
+        (["serve"], SERVE_GROUPS),
+        *(([command], groups) for command, groups in COMMAND_GROUPS.items()),
+    ],
 )
 def test_help_names_every_flag_with_its_variable(
     arguments: list[str], groups: Any, capsys: pytest.CaptureFixture[str]
@@ -393,6 +406,12 @@ def test_help_names_every_flag_with_its_variable(
         assert f"{group.title}:" in text
         for option in group.options:
             assert re.search(rf"--{option.name}\b[^\[]*\[{variable_of(option.name)}[;\]]", text)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    named = re.findall(r"^  ([a-z]+) .* {2,}", serve_parser().format_help(), re.MULTILINE)
+    assert set(named) == set(COMMANDS)
+    assert set(COMMAND_GROUPS) == set(COMMANDS) - {"serve"}
 
 
 def test_help_does_not_show_the_opposites_of_switches_as_options() -> None:
@@ -800,8 +819,8 @@ async def test_a_signal_ends_bodies_at_once_and_keeps_their_bytes(
     extensions = (await exchange(idle, "OPTIONS", path)).headers["Tus-Extension"]
     assert "checksum-trailer" in extensions.split(",")  # connections of our own class
     fields = {**TUS, **OCTETS, "Upload-Offset": "0", "Content-Length": "1000000"}
-    await connection.send(head("PATCH", path, fields) + b"x" * 600_000)
-    await until_size(stored(tmp_path / "uploads", path), 600_000)
+    await connection.send(head("PATCH", path, fields) + b"x" * (150 * PAGE))
+    await until_size(stored(tmp_path / "uploads", path), 150 * PAGE)
     began = asyncio.get_running_loop().time()
     assert await server.stop(number) == (0, "")
     assert asyncio.get_running_loop().time() - began < 5
@@ -810,7 +829,7 @@ async def test_a_signal_ends_bodies_at_once_and_keeps_their_bytes(
     assert reply.headers["Retry-After"]
     assert await idle.closed()
     again = await start(*arguments)
-    assert (await again.request("HEAD", path)).offset == 600_000
+    assert (await again.request("HEAD", path)).offset == 150 * PAGE
 
 
 async def until_size(file: Path, size: int) -> None:
@@ -967,7 +986,8 @@ async def test_gc_leaves_a_directory_alone_that_a_server_holds(
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(
-        rf"aiotus-server: another server.* is using {tmp_path / 'uploads'}\n", err
+        rf"aiotus-server: another server.* is using {tmp_path / 'uploads'}; stop it first, .+\n",
+        err,
     ), err
     assert stored(tmp_path / "uploads", path)
 

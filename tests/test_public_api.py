@@ -113,6 +113,7 @@ CODES = {
     "StoreUnavailable": (503, "STORE_UNAVAILABLE"),
     "TerminationForbidden": (403, "TERMINATION_FORBIDDEN"),
     "TusError": (400, "TUS_ERROR"),
+    "UploadDamaged": (404, "UPLOAD_NOT_FOUND"),
     "UploadDisplaced": (423, "UPLOAD_DISPLACED"),
     "UploadExists": (409, "UPLOAD_EXISTS"),
     "UploadExpired": (410, "UPLOAD_EXPIRED"),

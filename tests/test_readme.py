@@ -7,6 +7,7 @@ import base64
 import contextlib
 import dataclasses
 import inspect
+import json
 import os
 import re
 import shlex
@@ -31,10 +32,13 @@ from aiotus_server import (
     tus_routes,
 )
 from aiotus_server.arguments import Switch, variable_of
-from aiotus_server.cli import COMMANDS
-from aiotus_server.flags import GC_GROUPS, SERVE_GROUPS
+from aiotus_server.cli import COMMANDS, main
+from aiotus_server.flags import COMMAND_GROUPS, SERVE_GROUPS
 from aiotus_server.options import BASES, EXTENSIONS
 from aiotus_server.protocol import checksum, errors
+from aiotus_server.states import STATES
+from aiotus_server.stores.verify import KINDS
+from aiotus_server.testing import StoreContract, arrived
 
 from .deployment.readme import README, REPOSITORY, Block, blocks, table
 from .http.client import OCTETS, Site, running, serving
@@ -68,7 +72,10 @@ def _is_client(block: Block) -> bool:
 def _is_server(block: Block) -> bool:
     return bool(
         re.search(
-            r"^(gunicorn|(.*&& |[A-Z_=\w ]*)aiotus-server(?! gc| --help))", block.text, re.MULTILINE
+            r"^(gunicorn|(.*&& |[A-Z_=\w ]*)aiotus-server(?! --help|.* --json|"
+            rf" ({'|'.join(COMMAND_GROUPS)})\b))",
+            block.text,
+            re.MULTILINE,
         )
     )
 
@@ -327,6 +334,11 @@ async def test_client_uploads(block: Block, environment: dict[str, str], folder:
 
 @pytest.mark.parametrize("block", COMMAND_LINES, ids=str)
 async def test_commands_succeed(block: Block, environment: dict[str, str], folder: Path) -> None:
+    store = DiskStore(folder / "uploads", durability="none")
+    await store.open(shared=False)
+    for upload_id in ("eldest", "other"):
+        await store.create(StoreContract.new(upload_id), arrived(b"he"))
+    await store.close()
     async with bundled(folder / "served") as server:
         script = block.text.replace("localhost:1080", f"127.0.0.1:{server.port}")
         await output_of(["bash", "-euo", "pipefail", "-c", script], environment)
@@ -515,10 +527,39 @@ def test_every_flag_and_variable_is_in_the_readme() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     text = README.read_text()
-    assert COMMANDS.keys() == {"serve", "gc"}
-    for group in GC_GROUPS:
-        for option in group.options:
-            assert f"`--{option.name}`" in text
+    assert COMMANDS.keys() == {"serve", *COMMAND_GROUPS}
+    flags: dict[str, set[str]] = {}
+    for command, _, _, told in table("command"):
+        flags.setdefault(command.split()[0], set()).update(told.split(", "))
+    flags["verify"].add("--repair")
+    for command, groups in COMMAND_GROUPS.items():
+        options = {option.name for group in groups for option in group.options}
+        assert flags[command] == {f"--{name}" for name in options}
+    for state in STATES:
+        assert f"`{state}`" in text
+
+
+def test_every_finding_is_in_the_readme() -> None:
+    rows = table("finding")
+    assert [row[0] for row in rows] == list(KINDS)
+    for code, severity, _, mended in rows:
+        kind = KINDS[code]
+        assert severity == kind.severity.value
+        assert re.match(r"\w+", mended) is not None
+        assert mended.split()[0].rstrip(":,") == kind.repair.value
+
+
+def test_every_field_of_a_verification_is_in_the_readme(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "uploads" / ".lock").touch()
+    (folder / "uploads" / "stray").touch()
+    assert main(["verify", "--json"], {}) == 0
+    report = json.loads(capsys.readouterr().out)
+    text = README.read_text()
+    paragraph = text[text.index("`--json` prints one object.") :].partition("\n\n")[0]
+    named = set(re.findall(r"`([a-z_]+)`", paragraph)) - {"null"}
+    assert named == {*report, *report["findings"][0]}
 
 
 def test_every_argument_is_in_the_readme() -> None:

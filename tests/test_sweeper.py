@@ -253,6 +253,19 @@ async def test_a_sweep_that_was_cut_off_is_made_up_for(server: Server, clock: Cl
     assert await sweep(server) == 1
 
 
+@pytest.mark.parametrize("line", ["inf a", "1e999 a", "-inf a", "nan a", "-1 a", "a", "", "\xff"])
+async def test_a_line_of_the_journal_that_says_nothing_stops_no_sweep(
+    server: Server, clock: Clock, line: str
+) -> None:
+    await make(server, "due")
+    if isinstance(server.store, DiskStore):
+        (minute,) = (server.store.root / "expiry").iterdir()
+        minute.write_bytes(f"{line}\n".encode("latin-1") + minute.read_bytes())
+    clock.now += 2 * HOUR
+    assert await sweep(server) == 1
+    assert await sweep(server) == 0
+
+
 async def test_two_sweeps_at_a_time(server: Server, clock: Clock) -> None:
     for number in range(20):
         await make(server, f"{number}")

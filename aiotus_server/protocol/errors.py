@@ -220,6 +220,22 @@ class UploadNotFound(TusError):
         super().__init__("There is no such upload.")
 
 
+class UploadDamaged(UploadNotFound):
+    """What there is of an upload is not enough to be one. ``finding`` is the code that a
+    verification of the store has for it, ``why`` a part of a sentence for the log.
+
+    For clients there is no such upload. Whoever does not hold its lock may have met it while
+    it was made or removed.
+    """
+
+    code = UploadNotFound.code
+
+    def __init__(self, finding: str, why: str) -> None:
+        super().__init__()
+        self.finding = finding
+        self.why = why
+
+
 class UploadExpired(TusError):
     status = 410
 

@@ -42,10 +42,18 @@ class Store(ABC):
 
     @abstractmethod
     async def get(self, upload_id: str) -> Upload:
-        """The upload as it is now. Raises UploadNotFound.
+        """The upload as it is now. Raises UploadNotFound, or UploadDamaged if there is only
+        something of it.
 
         ``unverified`` is true while an append with a checksum is under way or if one was cut
         off by a crash; ``offset`` is then where it began.
+        """
+
+    async def quarantine(self, upload_id: str) -> None:  # noqa: B027 - most know no damage
+        """Put what there is of a damaged upload out of the way, and log it. Nothing of it is
+        lost; ``get`` then raises UploadNotFound, and the id can be used again.
+
+        Called when ``get`` raised UploadDamaged; does nothing if the upload is not damaged.
         """
 
     @abstractmethod
@@ -91,7 +99,7 @@ class CreationStore(Store):
 
         A body that has arrived whole (``body.buffered()``) is stored with it, as ``append``
         would; any other is left alone, and ``append`` follows. Raises UploadExists, and then
-        the upload that was there is untouched. After any other error there is no upload.
+        neither the upload that was there nor the body has been touched. After any other error there is no upload.
         """
 
 

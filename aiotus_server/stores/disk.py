@@ -16,7 +16,7 @@ import aiofiles
 from msgspec.structs import replace
 
 from .. import threads
-from ..protocol.errors import StoreUnavailable, UploadNotFound
+from ..protocol.errors import StoreUnavailable, UploadDamaged, UploadNotFound
 from .base import (
     ChecksumStore,
     ConcatenationStore,
@@ -99,6 +99,9 @@ class DiskStore(
     async def get(self, upload_id: str) -> Upload:
         return await threads.small.run(self._files.get, upload_id)
 
+    async def quarantine(self, upload_id: str) -> None:
+        await threads.slow.run(self._files.quarantine, upload_id)
+
     async def create(self, upload: Upload, body: Body) -> Upload:
         whole = body.buffered()
         pool = self._ending if body.received == upload.length else threads.small
@@ -159,6 +162,8 @@ class DiskStore(
         """Whether an upload in the journal is to be given out; if it stays, note until when."""
         try:
             upload = await self.get(upload_id)
+        except UploadDamaged:
+            return now is not None  # who takes its lock for the sweep will see to it
         except UploadNotFound:
             return False
         if upload.complete or upload.expires is None:

@@ -7,7 +7,6 @@ import fcntl
 import os
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
 from logging import getLogger
@@ -17,13 +16,15 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..body import Body, write_all
-from ..protocol.errors import PathTaken, UploadExists, UploadNotFound
-from ..protocol.uploads import UPLOAD_ID, Final, Upload
-from . import infofile
+from ..protocol.errors import PathTaken, UploadDamaged, UploadExists, UploadNotFound
+from ..protocol.uploads import Final, Upload
+from . import infofile, marks
 from .copying import closing, copy
 from .journal import ExpiryJournal
 from .publishing import copy_of, publish
-from .writing import PAGE, FileWriter, datasync, first_hole
+from .quarantine import put_aside
+from .snapshots import Snapshots
+from .writing import PAGE, FileWriter, datasync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from .layout import Layout
 
 _log = getLogger("aiotus_server")
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 # The times of files are those of the last tick of the kernel's clock.
 CLOCK_TICK = 20_000_000  # nanoseconds, and more than that
-_ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 class Durability(Enum):
@@ -50,84 +51,70 @@ class Durability(Enum):
     ALWAYS = "always"
 
 
-class Files:
+class Files(Snapshots):
     """Uploads as files in ``layout``, flushed as ``durability`` says.
 
     Raises the TusErrors that the methods of the same names of a store do, and OSError.
     """
 
     def __init__(self, layout: Layout, durability: Durability) -> None:
+        super().__init__(layout)
         self._layout = layout
-        self._root = layout.fd
-        self._name = layout.name
         self._durability = durability
         self._flushes = durability is not Durability.NONE
         self._opened = time.time_ns() - CLOCK_TICK
         self.journal = ExpiryJournal(layout.fd)
         self.close = layout.close
 
-    def get(self, upload_id: str) -> Upload:
-        if not UPLOAD_ID.fullmatch(upload_id):
-            raise UploadNotFound
-        text = b""
+    def quarantine(self, upload_id: str) -> None:
         try:
-            text = self._read(f"{self._name(upload_id)}.info")
-            upload = infofile.decode(upload_id, text)
-            if upload.published:
-                return replace(upload, offset=upload.length or 0)
-            facts = os.stat(self._name(upload_id), dir_fd=self._root, follow_symlinks=False)
-        except FileNotFoundError:
-            raise UploadNotFound from None
-        except ValueError as error:
-            # Empty is what a creation leaves that a crash cut off.
-            if text:
-                _log.error("The info file of %s cannot be read: %s", upload_id, error)
-            raise UploadNotFound from None
-        return self._snapshot(upload, facts, self._mark(upload, facts))
+            self.get(upload_id)
+        except UploadDamaged as damage:
+            place = self.put_aside(upload_id)
+            _log.error(
+                "The upload %s is damaged: %s; it is in %s now", upload_id, damage.why, place
+            )
+        except UploadNotFound:
+            pass
 
-    def _mark(self, upload: Upload, facts: os.stat_result) -> int | None:
-        """Where bytes begin that do not count, if there are any."""
-        size, mark = facts.st_size, None
-        with suppress(FileNotFoundError, ValueError):
-            text = os.readlink(f"unverified/{upload.upload_id}", dir_fd=self._root)
-            mark = min(int(text), size)
-        if size != upload.length and facts.st_ctime_ns < self._opened:
-            # Nobody has written to it since the machine may have lost its power.
-            hole = self._first_hole(upload, size)
-            if hole < size:
-                mark = hole if mark is None else min(mark, hole)
-        return mark
-
-    def _first_hole(self, upload: Upload, size: int) -> int:
-        with closing(self._open(upload, os.O_RDONLY)) as fd:
-            return first_hole(fd, size)
-
-    def _snapshot(self, upload: Upload, facts: os.stat_result, mark: int | None = None) -> Upload:
-        offset = facts.st_size if mark is None else mark
-        expires = upload.expires
-        if upload.lifetime is not None:
-            expires = datetime.fromtimestamp(facts.st_mtime, UTC) + upload.lifetime
-        return replace(upload, offset=offset, unverified=mark is not None, expires=expires)
+    def put_aside(self, upload_id: str) -> Path | None:
+        """Move all files of the upload, in whatever state they are, into the quarantine."""
+        name = self._name(upload_id)
+        files = {f"{name}{end}": f"{upload_id}{end}" for end in ("", ".info", ".info.new")}
+        files[marks.name_of(upload_id)] = "unverified"
+        folder = put_aside(self._root, upload_id, files)
+        return None if folder is None else self._layout.root / folder
 
     def create(self, upload: Upload, body: Body, whole: bool) -> Upload:
         _check_path(upload)
         name = self._layout.make_shard(upload.upload_id)
+        data, info = self._claim(name)
         try:
-            fd = os.open(name, _NEW, 0o666, dir_fd=self._root)
-        except FileExistsError:
-            raise UploadExists from None
-        try:
-            with closing(fd):
-                upload = self._begin(upload, fd, body.take() if whole else ())
-            if not upload.complete:
-                self._add_marks(upload)
-            elif upload.finish_due:
-                self._note_finish(upload)
-            self._write_first_info(upload, f"{name}.info")
+            with closing(data), closing(info):
+                upload = self._begin(upload, data, body.take() if whole else ())
+                if not upload.complete:
+                    self._add_marks(upload)
+                elif upload.finish_due:
+                    self._note_finish(upload)
+                self._write_first_info(upload, info)
         except BaseException:
             self.terminate(upload)
             raise
         return upload
+
+    def _claim(self, name: str) -> tuple[int, int]:
+        """New files for data and info. Where one of them is, published uploads have no data, there
+        is an upload or what is left of one, and nothing is touched."""
+        try:
+            data = self._open(name, _NEW)
+            try:
+                return data, self._open(f"{name}.info", _NEW)
+            except BaseException:
+                os.close(data)
+                self._remove(name)
+                raise
+        except FileExistsError:
+            raise UploadExists from None
 
     def _begin(self, upload: Upload, fd: int, pieces: Sequence[bytes]) -> Upload:
         """The first bytes. The data file is new, so its size need not be asked for."""
@@ -145,15 +132,18 @@ class Files:
         if upload.expires is not None:
             self.journal.add(upload.upload_id, upload.expires.timestamp(), sync=sync)
         for part in _waited_for(upload):
-            folder = f"waiting/{part}"
-            with suppress(FileExistsError):
-                os.mkdir(folder, dir_fd=self._root)
-            name = f"{folder}/{upload.upload_id}"
-            os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
+            self.add_mark(part, upload.upload_id)
             if sync:
-                self._layout.sync_folder(folder)
+                self._layout.sync_folder(f"waiting/{part}")
         if sync and _waited_for(upload):
             self._layout.sync_folder("waiting")
+
+    def add_mark(self, part: str, final: str) -> None:
+        """That ``final`` waits for ``part``."""
+        with suppress(FileExistsError):
+            os.mkdir(f"waiting/{part}", dir_fd=self._root)
+        name = f"waiting/{part}/{final}"
+        os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
 
     def append_whole(self, upload: Upload, body: Body) -> Upload:
         pieces = body.take()
@@ -178,12 +168,14 @@ class Files:
         if atomic or inside:
             # "The uploaded chunk MUST be discarded": so it must be known where it began,
             # before the first of its bytes, and after a crash.
-            self._set_mark(upload)
+            marks.put(self._root, upload.upload_id, upload.offset)
         return FileWriter(
             fd,
             upload.offset,
             write_back=self._flushes,
-            settled=partial(self._unmark, upload) if inside and not atomic else None,
+            settled=partial(marks.remove, self._root, upload.upload_id)
+            if inside and not atomic
+            else None,
         )
 
     def end_append(self, upload: Upload, body: Body, writer: FileWriter) -> Upload:
@@ -197,7 +189,7 @@ class Files:
         if self._must_sync(upload):
             datasync(fd)
         if marked:
-            self._unmark(upload)
+            marks.remove(self._root, upload.upload_id)
         if self._must_sync(upload):
             # A mark that came back with a power cut would take away what is acknowledged.
             self._layout.sync_folder("unverified")
@@ -222,44 +214,26 @@ class Files:
     def delivered(self, upload_id: str) -> None:
         self._remove(f"finishing/{upload_id}")
 
-    def _set_mark(self, upload: Upload) -> None:
-        """As a link that points to a number: it is made in one step, and on the disk before
-        anything that is done after it, without a flush."""
-        name = f"unverified/{upload.upload_id}"
-        try:
-            os.symlink(str(upload.offset), name, dir_fd=self._root)
-        except FileExistsError:
-            os.unlink(name, dir_fd=self._root)
-            os.symlink(str(upload.offset), name, dir_fd=self._root)
-
     def rewind(self, upload: Upload) -> Upload:
         with closing(self._open_data(upload)) as fd:
             os.ftruncate(fd, upload.offset)
             if self._flushes:
                 datasync(fd)  # before the mark goes: refused bytes must not come back
-            self._unmark(upload)
+            marks.remove(self._root, upload.upload_id)
             return self._snapshot(upload, os.fstat(fd))
-
-    def _unmark(self, upload: Upload) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(f"unverified/{upload.upload_id}", dir_fd=self._root)
 
     def open_for_reading(self, upload: Upload) -> int:
         """A descriptor of the bytes, wherever they are."""
         try:
             if upload.published and upload.path:
                 return os.open(upload.path, os.O_RDONLY)
-            return self._open(upload, os.O_RDONLY)
+            return self._open(self._name(upload.upload_id), os.O_RDONLY)
         except FileNotFoundError:
             raise UploadNotFound from None
 
-    def _open(self, upload: Upload, flags: int) -> int:
-        name = self._name(upload.upload_id)
-        return os.open(name, flags | os.O_NOFOLLOW, 0o666, dir_fd=self._root)
-
     def _open_data(self, upload: Upload) -> int:
         try:
-            return self._open(upload, os.O_WRONLY)
+            return self._open(self._name(upload.upload_id), os.O_WRONLY)
         except FileNotFoundError:
             raise UploadNotFound from None
 
@@ -274,12 +248,12 @@ class Files:
         self._write_info(upload)
         return upload
 
-    def _write_first_info(self, upload: Upload, name: str) -> None:
+    def _write_first_info(self, upload: Upload, fd: int) -> None:
         """Without the cost of a rename: until its last byte is there it is no info file, and
         what there is counts as no upload."""
-        sync = self._must_sync(upload)
-        self._write(name, infofile.encode(upload), sync=sync)
-        if sync:
+        write_all(fd, [infofile.encode(upload)], 0)
+        if self._must_sync(upload):
+            os.fsync(fd)
             self._sync_names(upload)
 
     def _write_info(self, upload: Upload) -> None:
@@ -328,9 +302,13 @@ class Files:
 
     def terminate(self, upload: Upload) -> None:
         name = self._name(upload.upload_id)
-        for file in (f"{name}.info", f"{name}.info.new", name):
+        # Another name first: what a crash leaves behind this line has not lost its info file.
+        with suppress(FileNotFoundError):
+            info = f"{name}.info"
+            os.rename(info, f"{info}.new", src_dir_fd=self._root, dst_dir_fd=self._root)
+        for file in (name, f"{name}.info.new"):
             self._remove(file)
-        self._unmark(upload)
+        marks.remove(self._root, upload.upload_id)
         self.delivered(upload.upload_id)
         self._remove_waiting(upload)
         if self._durability is Durability.ALWAYS:
@@ -338,9 +316,9 @@ class Files:
 
     def _remove_waiting(self, upload: Upload) -> None:
         for part in _waited_for(upload):
-            self._remove_mark(part, upload.upload_id)
+            self.remove_mark(part, upload.upload_id)
 
-    def _remove_mark(self, part: str, final: str) -> None:
+    def remove_mark(self, part: str, final: str) -> None:
         self._remove(f"waiting/{part}/{final}")
         with suppress(OSError):  # others wait for it too
             os.rmdir(f"waiting/{part}", dir_fd=self._root)
@@ -349,12 +327,6 @@ class Files:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._root)
 
-    def waiting_for(self, upload_id: str) -> list[str]:
-        try:
-            return self._list(f"waiting/{upload_id}")
-        except FileNotFoundError:
-            return []
-
     def waiting(self) -> list[str]:
         waiting: set[str] = set()
         for part in self._list("waiting"):
@@ -362,7 +334,7 @@ class Files:
                 if self._is_waiting(final):
                     waiting.add(final)
                 elif self._is_old(f"waiting/{part}/{final}"):
-                    self._remove_mark(part, final)  # a crash left it
+                    self.remove_mark(part, final)  # a crash left it
         return sorted(waiting)
 
     def tidy(self) -> None:
@@ -374,12 +346,19 @@ class Files:
                 suppress(BlockingIOError),
             ):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._remove(f"joining/{name}")
+                self.remove_half_built(name, os.fstat(fd))
 
-    def _list(self, folder: str) -> list[str]:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        with closing(os.open(folder, flags, dir_fd=self._root)) as fd:
-            return os.listdir(fd)
+    def remove_half_built(self, upload_id: str, facts: os.stat_result) -> None:
+        """Remove the file with ``facts`` from ``joining/``, and from where it had just appeared
+        if it has no info file there."""
+        name = self._name(upload_id)
+        if facts.st_nlink > 1 and not self._is_there(f"{name}.info"):
+            with suppress(FileNotFoundError):
+                there = os.stat(name, dir_fd=self._root, follow_symlinks=False)
+                if os.path.samestat(there, facts):
+                    self._remove(f"{name}.info.new")
+                    self._remove(name)
+        self._remove(f"joining/{upload_id}")
 
     def _is_old(self, name: str) -> bool:
         """Older than a creation under way could be."""
@@ -394,53 +373,56 @@ class Files:
         assert isinstance(upload.concat, Final)
         _check_path(upload)
         self._layout.make_shard(upload_id)
+        waiting, name = self._is_waiting(upload_id), self._name(upload_id)
+        if not waiting and (self._is_there(f"{name}.info") or self._is_there(name)):
+            raise UploadExists
         length = sum(part.offset for part in parts)
         joined = replace(
             upload, concat=replace(upload.concat, joined=True), length=length, offset=length
         )
-        building, name = f"joining/{upload_id}", self._name(upload_id)
+        building = f"joining/{upload_id}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        self._remove(building)  # what a crash left, if it did
         try:
-            self._build(building, parts, stopped, sync=self._must_sync(joined))
-            if upload.finish_due:
-                self._note_finish(joined)
-            appear = os.rename if self._is_waiting(upload_id) else os.link
-            appear(building, name, src_dir_fd=self._root, dst_dir_fd=self._root)
-        except FileExistsError:
-            raise UploadExists from None
+            with closing(self._open(building, flags)) as target:
+                fcntl.flock(target, fcntl.LOCK_EX)  # a verification may just be trying it
+                self._build(target, parts, stopped, sync=self._must_sync(joined))
+                if upload.finish_due:
+                    self._note_finish(joined)
+                self._appear(building, joined, new=not waiting)
         finally:
             self._remove(building)
-        self._write_info(joined)
         self._remove_waiting(upload)
         return joined
 
-    def _is_waiting(self, upload_id: str) -> bool:
-        try:
-            text = self._read(f"{self._name(upload_id)}.info")
-            known = infofile.decode(upload_id, text)
-        except (FileNotFoundError, ValueError):
-            return False
-        return isinstance(known.concat, Final) and not known.concat.joined
-
     def _build(
-        self, name: str, parts: Iterable[Upload], stopped: Callable[[], bool], *, sync: bool
+        self, target: int, parts: Iterable[Upload], stopped: Callable[[], bool], *, sync: bool
     ) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
         offset = 0
-        with closing(os.open(name, flags, 0o666, dir_fd=self._root)) as target:
-            fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for part in parts:
-                with closing(self._open(part, os.O_RDONLY)) as source:
-                    copy(source, target, part.offset, offset, stopped)
-                offset += part.offset
-            if sync:
-                datasync(target)
+        for part in parts:
+            name = self._name(part.upload_id)
+            with closing(self._open(name, os.O_RDONLY)) as source:
+                copy(source, target, part.offset, offset, stopped)
+            offset += part.offset
+        if sync:
+            datasync(target)
 
-    def _read(self, name: str) -> bytes:
-        with closing(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._root)) as fd:
-            return os.read(fd, os.fstat(fd).st_size)
+    def _appear(self, building: str, joined: Upload, *, new: bool) -> None:
+        """Give what was built its name, and its info file. A new final keeps the other name until
+        it has one: that tells what a crash in between leaves from an upload that lost its info
+        file."""
+        name = self._name(joined.upload_id)
+        appear = os.link if new else os.rename
+        appear(building, name, src_dir_fd=self._root, dst_dir_fd=self._root)
+        try:
+            self._write_info(joined)
+        except BaseException:
+            if new:
+                self.terminate(joined)
+            raise
 
     def _write(self, name: str, text: bytes, *, sync: bool = False) -> None:
-        with closing(os.open(name, _ANEW, 0o666, dir_fd=self._root)) as fd:
+        with closing(self._open(name, _ANEW)) as fd:
             write_all(fd, [text], 0)
             if sync:
                 os.fsync(fd)

@@ -7,31 +7,43 @@ and a crash cannot make the two disagree.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from ..protocol.uploads import Final, Outcome, Partial, Upload
+from ..protocol.uploads import UPLOAD_ID, Final, Outcome, Partial, Upload
+
+# What a damaged file may say and still be JSON: no such number or text may reach an answer, a
+# date or the name of a file.
+_END = 253402300800  # seconds from 1970 to the year 10000
+_Seconds = Annotated[float, Meta(ge=0, lt=_END)]
+_Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Header = Annotated[str, Meta(pattern=r"\A[^\x00\r\n]*\Z")]
+_Path = Annotated[str, Meta(pattern=r"\A/[^\x00]*\Z")]
+_Id = Annotated[str, Meta(pattern=rf"\A{UPLOAD_ID.pattern}\Z")]
+_Status = Annotated[int, Meta(ge=200, le=599)]
 
 
 class _Outcome(msgspec.Struct, omit_defaults=True):
-    status: int | None = None
-    headers: dict[str, str] = {}
+    status: _Status | None = None
+    headers: dict[_Header, _Header] = {}
     body: bytes = b""
 
 
 class _Info(msgspec.Struct, omit_defaults=True):
     """Times are seconds since 1970, lifetimes seconds, lengths bytes."""
 
-    created: float
-    length: int | None = None
-    metadata: str | None = None
-    concat: str | None = None  # the Upload-Concat header
-    parts: list[str] | None = None
+    created: _Seconds
+    length: _Bytes | None = None
+    metadata: _Header | None = None
+    concat: _Header | None = None  # the Upload-Concat header
+    parts: list[_Id] | None = None
     joined: bool = False
-    expires: float | None = None
-    lifetime: float | None = None
+    expires: _Seconds | None = None
+    lifetime: _Seconds | None = None
     app_metadata: dict[str, bytes | None] | None = None
-    path: str | None = None
+    path: _Path | None = None
     published: bool = False
     outcome: _Outcome | None = None
 
@@ -65,8 +77,13 @@ def encode(upload: Upload) -> bytes:
 
 
 def decode(upload_id: str, text: bytes) -> Upload:
-    """The upload with offset 0. Raises ValueError when ``text`` is not an info file."""
-    info = _decoder.decode(text)  # msgspec's errors are ValueErrors
+    """The upload with offset 0. Raises ValueError when ``text`` is not an info file, or says what
+    cannot be."""
+    try:
+        info = _decoder.decode(text)  # msgspec's errors are ValueErrors
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _check(info)
     outcome = info.outcome
     return Upload(
         upload_id=upload_id,
@@ -83,6 +100,15 @@ def decode(upload_id: str, text: bytes) -> Upload:
         published=info.published,
         outcome=None if outcome is None else Outcome(outcome.status, outcome.headers, outcome.body),
     )
+
+
+def _check(info: _Info) -> None:
+    if info.lifetime is not None and info.created + info.lifetime >= _END:
+        raise ValueError("its lifetime ends after the year 9999")
+    if info.published and (info.path is None or info.length is None):
+        raise ValueError("it is published, but has no path or no length")
+    if info.joined and (info.parts is None or info.length is None):
+        raise ValueError("it is joined, but has no parts or no length")
 
 
 def _concat(info: _Info) -> Partial | Final | None:

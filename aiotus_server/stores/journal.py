@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 BUCKET = 60  # seconds
 _TAKEN = ".taken"
 _FOLDER = "expiry"
+_END = 253402300800  # seconds from 1970 to the year 10000
 
 
 class ExpiryJournal:
@@ -77,6 +79,18 @@ class ExpiryJournal:
             self.add(upload_id, expires)
         os.unlink(_in_folder(token), dir_fd=self._root)
 
+    def lines(self) -> Iterator[tuple[float, str] | None]:
+        """All that is noted and can be read, in no order; None for a line that says nothing. What
+        a sweep moves meanwhile may be missed, or come twice."""
+        names: set[str] = set()
+        with suppress(OSError):
+            names = self._names()
+        for name in names:
+            try:
+                yield from self._lines(name)
+            except OSError:
+                continue  # a sweep is through with it
+
     def _names(self) -> set[str]:
         fd = os.open(_FOLDER, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
         try:
@@ -100,14 +114,23 @@ class ExpiryJournal:
         return token
 
     def _read(self, name: str) -> Iterator[tuple[float, str]]:
+        # A line may be torn by a crash; access still finds the upload expired.
+        return (line for line in self._lines(name) if line is not None)
+
+    def _lines(self, name: str) -> Iterator[tuple[float, str] | None]:
         fd = os.open(_in_folder(name), os.O_RDONLY, dir_fd=self._root)
         with open(fd, encoding="ascii", errors="replace") as lines:
             for line in lines:
-                expires, _, upload_id = line.rstrip("\n").partition(" ")
-                try:
-                    yield float(expires), upload_id
-                except ValueError:
-                    continue  # torn by a crash; access still finds the upload expired
+                yield _parsed(line)
+
+
+def _parsed(line: str) -> tuple[float, str] | None:
+    seconds, _, upload_id = line.rstrip("\n").partition(" ")
+    try:
+        expires = float(seconds)
+    except ValueError:
+        return None
+    return (expires, upload_id) if 0 <= expires < _END else None
 
 
 def _in_folder(name: str) -> str:

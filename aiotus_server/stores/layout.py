@@ -1,9 +1,10 @@
 """The folders of a disk store, and the lock on its root.
 
 ``<root>/<2 hex>/<id>`` holds the bytes, ``<id>.info`` beside it the facts. ``expiry/``,
-``finishing/``, ``unverified/`` and ``waiting/`` hold apart what must be found without reading every info
-file, ``joining/`` what is being built. Everything is opened relative to a descriptor of the
-root; an id has no dot and no slash, so no request can name a path.
+``finishing/``, ``unverified/`` and ``waiting/`` hold apart what must be found without reading
+every info file, ``joining/`` what is being built, ``quarantine/`` what is damaged. Everything is
+opened relative to a descriptor of the root; an id has no dot and no slash, so no request can name
+a path.
 """
 
 from __future__ import annotations
@@ -21,31 +22,22 @@ from ..protocol.errors import StoreUnavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
+SHARDS = tuple(f"{shard:02x}" for shard in range(256))
 FOLDERS = ("expiry", "finishing", "joining", "unverified", "waiting")
 
 
-class Layout:
-    """The folders under ``root``, made as they are needed. Blocking: for threads.
+class View:
+    """The folders under ``root`` as they are: makes nothing and takes no lock, for those who only
+    look.
 
-    Names are relative to ``fd``, the descriptor of the root; that and the lock are all that is
-    kept open. ``flushes`` brings the names of new folders to the disk. Raises StoreInUse, which says who is in the way, or OSError.
+    Names are relative to ``fd``, the descriptor of the root. Raises OSError.
     """
 
-    def __init__(self, root: Path, *, shared: bool, flushes: bool = True) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self._flushes = flushes
-        make_folders(root, sync=flushes)
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         self._fds = [self.fd]
-        self._made: set[str] = set()
         self.close = weakref.finalize(self, _close_all, self._fds)
-        try:
-            self._lock(shared=shared)
-            for name in FOLDERS:
-                self.make_folder(name)
-        except BaseException:
-            self.close()
-            raise
 
     def name(self, upload_id: str) -> str:
         """Where the bytes are, below the root."""
@@ -53,6 +45,34 @@ class Layout:
 
     def path(self, upload_id: str) -> Path:
         return path_of(self.root, upload_id)
+
+
+class Layout(View):
+    """The folders under ``root``, made as they are needed. Blocking: for threads.
+
+    ``make`` says whether those are made at once that every store has. ``flushes`` brings the
+    names of new folders to the disk. The root and the lock on it are all that is kept open.
+    Raises StoreInUse, which says who is in the way, or OSError.
+    """
+
+    def __init__(
+        self, root: Path, *, shared: bool, make: bool = True, flushes: bool = True
+    ) -> None:
+        make_folders(root, sync=flushes)
+        super().__init__(root)
+        self._flushes = flushes
+        self._made: set[str] = set()
+        try:
+            self._lock(shared=shared)
+            if make:
+                self.make_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def make_all(self) -> None:
+        for name in FOLDERS:
+            self.make_folder(name)
 
     def make_shard(self, upload_id: str) -> str:
         """The folder for ``upload_id``: spread by a hash, since hooks may choose ids that are
@@ -121,11 +141,8 @@ def path_of(root: Path, upload_id: str) -> Path:
     return root / _shard_of(upload_id) / upload_id
 
 
-_shards = [f"{number:02x}" for number in range(256)]
-
-
 def _shard_of(upload_id: str) -> str:
-    return _shards[zlib.crc32(upload_id.encode()) & 0xFF]
+    return SHARDS[zlib.crc32(upload_id.encode()) & 0xFF]
 
 
 class StoreInUse(StoreUnavailable):

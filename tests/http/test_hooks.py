@@ -441,6 +441,26 @@ async def test_refused_finish_keeps_the_bytes_and_is_given_again(
     assert not (tmp_path / "published").exists()
 
 
+@pytest.mark.parametrize("headers", [{"X-Why": 7}, {"X-Why": "a\r\nSet-Cookie: b"}, {7: "x"}])
+async def test_refusal_of_finish_that_cannot_be_sent_is_not_kept(
+    serve: Serve, headers: Any
+) -> None:
+    """Kept with the upload, it would make its info file unreadable."""
+    hooks = Hooks()
+
+    @hooks.pre_finish
+    def refuse(event: Any) -> None:
+        raise Refuse(422, b"no picture", headers)
+
+    site = await serve(hooks=hooks)
+    path = await site.create(5)
+    assert (await site.patch(path, 0, b"hello")).status == 500
+    assert (await site.head(path)).offset == 5
+    hooks.pre_finish.clear()
+    assert (await site.patch(path, 5, b"")).status == 204
+    assert (await site.get(path)).body == b"hello"
+
+
 async def test_passing_refusal_of_finish_can_be_tried_again(
     serve: Serve, recorder: Recorder
 ) -> None:

@@ -1,0 +1,144 @@
+"""What the files of a disk store say about its uploads. Changes nothing; blocking: for threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from ..protocol.errors import UploadDamaged, UploadNotFound
+from ..protocol.uploads import UPLOAD_ID, Final, Upload
+from . import infofile, marks
+from .copying import closing
+from .layout import SHARDS
+from .writing import first_hole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .layout import View
+
+
+class Snapshots:
+    """Uploads as files below ``view``. Raises OSError where the disk does."""
+
+    def __init__(self, view: View) -> None:
+        self._root = view.fd
+        self._name = view.name
+        # Files that nobody has written to since then may have holes: the machine may have lost
+        # its power before. None if that is not looked at.
+        self._opened: int | None = None
+
+    def ids(self) -> Iterator[str]:
+        """Of all uploads that have an info file in its place, folder by folder."""
+        for shard in SHARDS:
+            names: list[str] = []
+            with suppress(FileNotFoundError, NotADirectoryError):
+                names = self._list(shard)
+            for name in names:
+                upload_id, _, end = name.partition(".")
+                right = UPLOAD_ID.fullmatch(upload_id) and self._name(upload_id)
+                if end == "info" and right == f"{shard}/{upload_id}":
+                    yield upload_id
+
+    def get(self, upload_id: str) -> Upload:
+        """Raises UploadNotFound, or UploadDamaged when there is something."""
+        if not UPLOAD_ID.fullmatch(upload_id):
+            raise UploadNotFound
+        upload = self._facts(upload_id)
+        if upload.published:
+            return replace(upload, offset=upload.length or 0)
+        try:
+            facts = os.stat(self._name(upload_id), dir_fd=self._root, follow_symlinks=False)
+        except FileNotFoundError:
+            if isinstance(upload.concat, Final) and upload.concat.joined:
+                return _to_be_joined_again(upload)
+            raise UploadDamaged("data-missing", "its data file is missing") from None
+        if not stat.S_ISREG(facts.st_mode):
+            raise UploadDamaged("not-a-file", "its data file is no file")
+        if upload.length is not None and facts.st_size > upload.length:
+            why = f"it has {facts.st_size} bytes, but its length is {upload.length}"
+            raise UploadDamaged("data-too-long", why)
+        joined = isinstance(upload.concat, Final) and upload.concat.joined
+        if joined and facts.st_size != upload.length:
+            return _to_be_joined_again(upload)
+        return self._snapshot(upload, facts, self._mark(upload, facts))
+
+    def _mark(self, upload: Upload, facts: os.stat_result) -> int | None:
+        """Where bytes begin that do not count, if there are any."""
+        size, mark = facts.st_size, marks.read(self._root, upload.upload_id)
+        if size != upload.length and self._opened and facts.st_ctime_ns < self._opened:
+            with closing(self._open(self._name(upload.upload_id), os.O_RDONLY)) as fd:
+                hole = first_hole(fd, size)
+            if hole < size:
+                mark = hole if mark is None else min(mark, hole)
+        return mark
+
+    def _open(self, name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666, dir_fd=self._root)
+
+    def _facts(self, upload_id: str) -> Upload:
+        """What the info file says."""
+        name = self._name(upload_id)
+        try:
+            return infofile.decode(upload_id, self._read(f"{name}.info"))
+        except FileNotFoundError:
+            if self._is_there(name):
+                raise UploadDamaged("info-missing", "its info file is missing") from None
+            raise UploadNotFound from None
+        except ValueError as error:
+            why = f"its info file cannot be read: {error}"
+            raise UploadDamaged("info-unreadable", why) from None
+        except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ELOOP):
+                raise UploadDamaged("not-a-file", "its info file is no file") from None
+            raise
+
+    def _snapshot(self, upload: Upload, facts: os.stat_result, mark: int | None = None) -> Upload:
+        # A mark beyond the bytes: they were lost in a power cut, and zeros must not replace them.
+        offset = facts.st_size if mark is None else min(mark, facts.st_size)
+        expires = upload.expires
+        if upload.lifetime is not None:
+            expires = datetime.fromtimestamp(facts.st_mtime, UTC) + upload.lifetime
+        return replace(upload, offset=offset, unverified=mark is not None, expires=expires)
+
+    def waiting_for(self, upload_id: str) -> list[str]:
+        try:
+            return self._list(f"waiting/{upload_id}")
+        except FileNotFoundError:
+            return []
+
+    def _is_waiting(self, upload_id: str) -> bool:
+        try:
+            concat = self.get(upload_id).concat
+        except UploadNotFound:
+            return False
+        return isinstance(concat, Final) and not concat.joined
+
+    def _is_there(self, name: str) -> bool:
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=self._root, follow_symlinks=False)
+            return True
+        return False
+
+    def _list(self, folder: str) -> list[str]:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        with closing(os.open(folder, flags, dir_fd=self._root)) as fd:
+            return os.listdir(fd)
+
+    def _read(self, name: str) -> bytes:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would let us wait for ever
+        with closing(os.open(name, flags, dir_fd=self._root)) as fd:
+            return os.read(fd, os.fstat(fd).st_size)
+
+
+def _to_be_joined_again(upload: Upload) -> Upload:
+    """A power cut has left a joined final its info file, and taken bytes: without a flush the
+    kernel writes them in any order. If the partials are there, it can still be made."""
+    assert isinstance(upload.concat, Final)
+    return replace(upload, concat=replace(upload.concat, joined=False), length=None)

@@ -1,0 +1,36 @@
+"""The root: the folders of a store, and what else lies there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import quarantine
+from ..layout import FOLDERS, SHARDS
+from .findings import Finding
+from .survey import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCKS = (".lock", ".locks")
+
+
+class Folders(Look):
+    """Subjects are names in the root, and ``.`` for itself."""
+
+    def subjects(self) -> Iterator[str]:
+        survey = self.survey
+        survey.counts.quarantined = len(survey.list(quarantine.FOLDER))
+        yield "."
+        yield from survey.list(".")
+
+    def findings(self, subject: str) -> Iterator[Finding]:
+        if subject in (".", quarantine.FOLDER, *FOLDERS) or subject in SHARDS:
+            yield from self.survey.folder(subject)
+        elif subject in LOCKS:
+            yield from self.survey.file(subject)
+        elif self.survey.facts(subject) is not None:
+            yield Finding("stray", subject, "it is not the store's")
+
+    def upload_id(self, subject: str) -> str | None:
+        return None
