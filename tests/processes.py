@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 30  # seconds that a start or a stop may take on a busy machine
@@ -122,13 +123,25 @@ async def server_process(
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on.
-
-    From below those that the kernel gives to outgoing connections: one of these could take
-    the port while the server is down between two starts.
-    """
-    for port in random.sample(range(20_000, 32_000), 100):
+    """A port of loopback that nobody listens on, and that no other caller is given."""
+    for port in itertools.islice(_ports, 100):
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
     raise AssertionError("no free port")
+
+
+def _own_ports() -> Iterator[int]:
+    """Those of them that are this process's, where several processes share the tests.
+
+    From below those that the kernel gives to outgoing connections: one of these could take
+    the port while the server is down between two starts.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = list(range(20_000 + worker, 32_000, count))
+    random.shuffle(ports)
+    return itertools.cycle(ports)
+
+
+_ports = _own_ports()

@@ -38,6 +38,7 @@ from aiotus_server.server import utc_now
 from aiotus_server.stores.writing import PAGE
 
 from .http.client import OCTETS, TUS, Connection, Reply, exchange, head
+from .processes import free_port
 
 if TYPE_CHECKING:
     import argparse
@@ -572,9 +573,7 @@ async def test_serve_may_be_said_and_flags_win(start: Start, tmp_path: Path) -> 
 
 
 async def test_a_free_port_given_by_number_is_the_one_listened_on(start: Start) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = await start(f"--port={port}")
     assert server.port == port
     assert (await server.request("OPTIONS", "/files/")).status in (200, 204)

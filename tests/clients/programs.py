@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import shutil
 import subprocess
@@ -32,8 +33,13 @@ def install_modules() -> None:
     be had."""
     program("node")
     npm = program("npm")
-    if _versions(MODULES / ".package-lock.json") == _versions(HERE / "package-lock.json"):
-        return
+    with (HERE / "package-lock.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first of the processes that run tests installs
+        if _versions(MODULES / ".package-lock.json") != _versions(HERE / "package-lock.json"):
+            _install(npm)
+
+
+def _install(npm: str) -> None:
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import enum
 import hashlib
 import inspect
-import os
 import re
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -282,10 +282,24 @@ class Site:
         return path
 
 
+class DataPath(enum.Enum):
+    """How the bytes of bodies come from the socket."""
+
+    AS_SET = "as set"  # as the test's options say, or the default
+    FAST = "fast"  # in threads, from the first byte that has not come with the head
+    PORTABLE = "portable"  # through the event loop, all of them
+
+
+DIRECT_FROM = {DataPath.FAST: 0, DataPath.PORTABLE: None}
+
+
 @asynccontextmanager
-async def serving(store: Store, *, prefix: str = "/files", **kwargs: Any) -> AsyncIterator[Site]:
+async def serving(
+    store: Store, *, prefix: str = "/files", data_path: DataPath = DataPath.AS_SET, **kwargs: Any
+) -> AsyncIterator[Site]:
     """A plain application with ``app.add_routes(tus_routes(store, …))`` on a free port."""
-    kwargs["options"] = _with_direct_from(kwargs.get("options"))
+    if data_path in DIRECT_FROM:
+        kwargs["options"] = _with_direct_from(DIRECT_FROM[data_path], kwargs.get("options"))
     routes = tus_routes(store, prefix=prefix, **kwargs)
     app = web.Application()
     app.add_routes(routes)
@@ -296,12 +310,7 @@ async def serving(store: Store, *, prefix: str = "/files", **kwargs: Any) -> Asy
             await connection.close()
 
 
-def _with_direct_from(options: Any) -> Any:
-    """With AIOTUS_TEST_DIRECT_FROM the same tests go over another data path."""
-    text = os.environ.get("AIOTUS_TEST_DIRECT_FROM")
-    if text is None:
-        return options
-    direct_from = None if text == "none" else int(text)
+def _with_direct_from(direct_from: int | None, options: Any) -> Any:
     if not callable(options):
         return replace(options or Options(), direct_from=direct_from)
 

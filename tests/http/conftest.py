@@ -10,7 +10,7 @@ import uvloop
 
 from aiotus_server import DiskStore
 
-from .client import Site, serving
+from .client import DataPath, Site, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,15 +29,24 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> F
     return factories
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that serves is made over the fast path and over the portable one, if
+    ``@pytest.mark.data_paths(…)`` does not name others. Bodies in chunks take neither."""
+    if "data_path" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("data_paths")
+        paths = marker.args if marker else (DataPath.FAST, DataPath.PORTABLE)
+        metafunc.parametrize("data_path", paths, ids=lambda path: path.name.lower())
+
+
 @pytest.fixture
-async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+async def serve(tmp_path: Path, data_path: DataPath) -> AsyncIterator[Serve]:
     """Start a server: ``await serve(options=…, hooks=…)``; a disk store unless one is given."""
     async with AsyncExitStack() as stack:
 
         async def start(store: Any = None, **kwargs: Any) -> Site:
             if store is None:
                 store = DiskStore(tmp_path / "uploads", durability="none")
-            return await stack.enter_async_context(serving(store, **kwargs))
+            return await stack.enter_async_context(serving(store, data_path=data_path, **kwargs))
 
         yield start
 

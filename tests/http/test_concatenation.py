@@ -23,7 +23,18 @@ from aiotus_server import (
 )
 from aiotus_server.options import EXTENSIONS
 
-from .client import OCTETS, TUS, Site, assert_refused, chunked, head, running, serving, sha1
+from .client import (
+    OCTETS,
+    TUS,
+    DataPath,
+    Site,
+    assert_refused,
+    chunked,
+    head,
+    running,
+    serving,
+    sha1,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +43,10 @@ if TYPE_CHECKING:
     from aiotus_server import Upload
 
     from .conftest import Serve
+
+pytestmark = pytest.mark.data_paths(DataPath.AS_SET)
+# Where it may matter how the partials were filled.
+BOTH_PATHS = pytest.mark.data_paths(DataPath.FAST, DataPath.PORTABLE)
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -88,6 +103,7 @@ async def test_final_is_its_partials_in_order(any_site: Site) -> None:
     await assert_joined(any_site, await create_final(any_site, c, b, a), b"world hello")
 
 
+@BOTH_PATHS
 async def test_large_partials(site: Site) -> None:
     pieces = [random.Random(size).randbytes(size) for size in (1, 70_001, 1_000_000, 4096, 0)]
     paths = await partials(site, *pieces)
@@ -500,6 +516,7 @@ async def complete_at_once(site: Site, path: str) -> None:
     assert (await site.patch(path, 0, b"hello", Upload_Length="5")).status == 204
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize(
     "complete",
     [
@@ -520,6 +537,7 @@ async def test_final_completes_however_its_last_partial_does(
     await assert_joined(any_site, path, b"oh hello")
 
 
+@BOTH_PATHS
 async def test_final_completes_when_the_client_of_the_last_partial_is_gone(site: Site) -> None:
     (a,) = await begun(site, 5)
     path = await create_final(site, a)
@@ -531,19 +549,21 @@ async def test_final_completes_when_the_client_of_the_last_partial_is_gone(site:
     await assert_joined(site, path, b"hello")
 
 
-async def test_waiting_final_survives_a_restart(tmp_path: Path) -> None:
-    async with serving(DiskStore(tmp_path)) as site:
+@BOTH_PATHS
+async def test_waiting_final_survives_a_restart(tmp_path: Path, data_path: DataPath) -> None:
+    async with serving(DiskStore(tmp_path), data_path=data_path) as site:
         a, b = await begun(site, 5, 6)
         path = await create_final(site, a, b)
         await site.patch(a, 0, b"hello")
         await site.routes.server.stop()
-    async with serving(DiskStore(tmp_path)) as site:
+    async with serving(DiskStore(tmp_path), data_path=data_path) as site:
         await assert_waiting(site, path, 11)
         await site.patch(b, 0, b" world")
         await assert_joined(site, path, b"hello world")
         await site.routes.server.stop()
 
 
+@BOTH_PATHS
 async def test_final_does_not_displace_those_who_fill_its_partials(any_site: Site) -> None:
     """Neither its creation nor the end of another partial."""
     site = any_site
@@ -674,6 +694,7 @@ async def test_final_completes_once_when_partials_complete_together(any_site: Si
         await assert_joined(site, path, b"ab" * 4)
 
 
+@BOTH_PATHS
 async def test_final_completes_when_it_is_created_as_the_last_bytes_come(any_site: Site) -> None:
     site = any_site
     for _ in range(15):
@@ -686,6 +707,7 @@ async def test_final_completes_when_it_is_created_as_the_last_bytes_come(any_sit
         await assert_joined(site, reply.path, b"abcd")
 
 
+@BOTH_PATHS
 async def test_final_completes_while_clients_look_at_it(any_site: Site) -> None:
     site, pieces = any_site, [b"a" * 3_000_000, b"b" * 3_000_000]
     for _ in range(5):

@@ -14,7 +14,18 @@ import pytest
 
 from aiotus_server import AuthorizeEvent, CreateEvent, HookEvent, Hooks, Options, Refuse
 
-from .client import OCTETS, TUS, Connection, Reply, Site, assert_refused, chunked, head, sha1
+from .client import (
+    OCTETS,
+    TUS,
+    Connection,
+    DataPath,
+    Reply,
+    Site,
+    assert_refused,
+    chunked,
+    head,
+    sha1,
+)
 
 if TYPE_CHECKING:
     from .conftest import Serve
@@ -88,6 +99,7 @@ async def left_alone(connection: Connection) -> bool:
 # All is well
 
 
+@pytest.mark.data_paths(*DataPath)
 @pytest.mark.parametrize("size", [5, 300_000, 3_000_000])
 @pytest.mark.parametrize("chunks", [True, False])
 @pytest.mark.parametrize("expect", ["100-continue", "100-Continue"])

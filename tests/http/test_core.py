@@ -13,7 +13,7 @@ from multidict import MultiDict
 
 from aiotus_server import Hooks, MemoryStore, Refuse
 
-from .client import OCTETS, TUS, Site, assert_refused, chunked, head
+from .client import OCTETS, TUS, DataPath, Site, assert_refused, chunked, head
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -447,6 +447,7 @@ async def test_nothing_may_follow_the_end(site: Site) -> None:
     assert (await site.get(path)).body == b"hello"
 
 
+@pytest.mark.data_paths(*DataPath)
 async def test_a_big_body_arrives_byte_for_byte(site: Site) -> None:
     data = bytes(range(256)) * 4 * 1024 * 5 + b"odd"
     path = await site.upload(data)

@@ -9,7 +9,7 @@ import pytest
 
 from aiotus_server import AuthorizeEvent, Cors, Expiry, FinishEvent, Hooks, Options, Refuse
 
-from .client import OCTETS, TUS, Site, sha1
+from .client import OCTETS, TUS, DataPath, Site, sha1
 
 if TYPE_CHECKING:
     from .client import Reply
@@ -44,6 +44,8 @@ SAFELISTED = {
 }
 # What is the connection's or the browser's own.
 NOT_FOR_PAGES = {"connection", "date", "server", "transfer-encoding", "vary"}
+
+pytestmark = pytest.mark.data_paths(DataPath.AS_SET)
 
 
 def members(reply: Reply, name: str) -> set[str]:

@@ -18,7 +18,7 @@ from aiotus_server import (
     Options,
 )
 
-from .client import OCTETS, TUS, Site, assert_refused, chunked, head, sha1
+from .client import OCTETS, TUS, DataPath, Site, assert_refused, chunked, head, sha1
 from .test_core import NOT_INTEGERS, recorded
 
 if TYPE_CHECKING:
@@ -318,6 +318,7 @@ async def test_a_request_target_in_absolute_form(site: Site) -> None:
 # Creation with upload
 
 
+@pytest.mark.data_paths(*DataPath)
 @pytest.mark.parametrize("size", [0, 1, 5, 70_000, 3_000_000])
 @pytest.mark.parametrize("missing", [0, 5])
 @pytest.mark.parametrize("chunks", [True, False])

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from aiotus_server import DiskStore, Hooks, MemoryStore, Options, tus_routes
 
-from .client import OCTETS, TUS, Connection, Site, assert_refused, chunked, head, sha1
+from .client import OCTETS, TUS, Connection, DataPath, Site, assert_refused, chunked, head, sha1
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MEBIBYTE = 1024 * 1024
 DATA = random.Random(1).randbytes(6 * MEBIBYTE)
 BOTH_LOOPS = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+
+pytestmark = pytest.mark.data_paths(*DataPath)  # many bodies here are large
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -21,7 +21,7 @@ from aiotus_server import (
 from aiotus_server.options import EXTENSIONS
 from aiotus_server.stores.base import CreationStore, Store
 
-from .client import OCTETS, TUS, Site, assert_refused, chunked, head, sha1
+from .client import OCTETS, TUS, DataPath, Site, assert_refused, chunked, head, sha1
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .conftest import Serve
 
 METHODS = ("POST", "HEAD", "PATCH", "DELETE", "GET", "OPTIONS")
+
+pytestmark = pytest.mark.data_paths(DataPath.AS_SET)
 
 
 def listed(text: str) -> set[str]:

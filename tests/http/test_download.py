@@ -20,13 +20,15 @@ from multidict import MultiDict
 
 from aiotus_server import Expiry, HookEvent, Hooks, MemoryStore, Options
 
-from .client import OCTETS, TUS, Site, assert_refused, head
+from .client import OCTETS, TUS, DataPath, Site, assert_refused, head
 
 if TYPE_CHECKING:
     from .client import Reply
     from .conftest import Serve
 
 DATA = b"0123456789"
+
+pytestmark = pytest.mark.data_paths(DataPath.AS_SET)
 
 
 def b64(value: str | bytes) -> str:

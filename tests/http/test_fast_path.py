@@ -7,11 +7,8 @@ import hashlib
 import os
 import random
 import resource
-import subprocess
-import sys
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,16 +18,19 @@ from aiotus_server import DiskStore, Options, tus_routes
 from aiotus_server.protocol.checksum import Checksum, algorithm, algorithms, format_checksum
 from aiotus_server.pump import Pump
 
-from .client import OCTETS, TUS, Connection, Reply, Site, chunked, head, sha1
+from .client import OCTETS, TUS, Connection, DataPath, Reply, Site, chunked, head, sha1
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from .conftest import Serve
 
 MIB = 1024 * 1024
 BOTH_LOOPS = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 PATHS = {"fast": 0, "portable": None}
+
+pytestmark = pytest.mark.data_paths(DataPath.AS_SET)  # these tests choose for themselves
 
 
 @pytest.fixture
@@ -378,25 +378,3 @@ async def _in_segments(connection: Connection, data: bytes, dice: random.Random)
         await connection.send(data[begin:end])
         if dice.random() < 0.5:
             await asyncio.sleep(dice.choice((0, 0.001, 0.02)))
-
-
-# All black-box tests again, over each path
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("path", PATHS)
-def test_black_box_suite(path: str) -> None:
-    """Forced on, from the first byte that has not come with the head, and forced off."""
-    direct_from = str(PATHS[path]).lower()
-    where = ["tests/http", "--ignore", __file__]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *where],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "AIOTUS_TEST_DIRECT_FROM": direct_from},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert " passed" in done.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from aiotus_server import Hooks, MemoryStore, Options
 
-from .client import Connection, Reply, Site, assert_refused, chunked, sha1
+from .client import Connection, DataPath, Reply, Site, assert_refused, chunked, sha1
 
 if TYPE_CHECKING:
     from .conftest import Serve
@@ -21,6 +21,8 @@ MEBIBYTE = 1024 * 1024
 DATA = random.Random(1).randbytes(3 * MEBIBYTE)
 AGO = 0.5  # seconds since the old connection's last byte
 AT_ONCE = 1.0  # seconds
+
+pytestmark = pytest.mark.data_paths(*DataPath)  # many bodies here are large
 
 
 @pytest.fixture(params=["disk", "memory"])

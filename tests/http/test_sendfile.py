@@ -11,7 +11,7 @@ import pytest
 
 from aiotus_server import MemoryStore, _aiohttp
 
-from .client import TUS, head
+from .client import TUS, DataPath, head
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 BOTH_LOOPS = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 DATA = random.Random(8).randbytes(8 * MIB + 11)  # more than the sockets' buffers hold
+
+pytestmark = pytest.mark.data_paths(DataPath.AS_SET)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from aiotus_server import DiskStore, Expiry, MemoryStore, Options, sweep
 
-from .client import OCTETS, TUS, Reply, Site, chunked, serving
+from .client import OCTETS, TUS, DataPath, Reply, Site, chunked, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -156,12 +156,12 @@ lengths = st.sampled_from([0, 1, 5, 8, 16, 70_000, 70_003, LARGE, LARGE + 1])
 class World:
     """One live server in a thread with a loop of its own, for all examples."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, data_path: DataPath) -> None:
         self.now = datetime.now(UTC)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
-        self._serving = serving(store, options=self._options)
+        self._serving = serving(store, options=self._options, data_path=data_path)
         self.site = self.run(self._serving.__aenter__())
         self.site.routes.server.clock = lambda: self.now
 
@@ -425,13 +425,22 @@ class Uploads(RuleBasedStateMachine):
             assert reply.status in (404, 410)
 
 
-@pytest.fixture(params=["disk", "memory"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    def disk() -> DiskStore:
-        return DiskStore(tmp_path / "uploads", durability="none")
+def _memory(folder: Path) -> World:
+    return World(MemoryStore(), DataPath.AS_SET)  # only files know of paths
 
-    makers: dict[str, Callable[[], Any]] = {"disk": disk, "memory": MemoryStore}
-    world = World(makers[request.param]())
+
+def _fast(folder: Path) -> World:
+    return World(DiskStore(folder, durability="none"), DataPath.FAST)
+
+
+def _portable(folder: Path) -> World:
+    return World(DiskStore(folder, durability="none"), DataPath.PORTABLE)
+
+
+@pytest.fixture(params=[_memory, _fast, _portable], ids=lambda make: make.__name__[1:])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    make: Callable[[Path], World] = request.param
+    world = make(tmp_path / "uploads")
     yield world
     world.close()
 
