@@ -249,6 +249,7 @@ class Body:
     async def _copy_pumped(self, writer: Writer, pieces: Sequence[bytes]) -> None:
         held, self._held = self._held, []
         held += [kept for piece in pieces if (kept := self._accept(piece))]
+        await self.report()
         while not self._ended:
             if self.received == self._source.length:
                 self._ended = True

@@ -71,6 +71,7 @@ class MemoryLocker(Locker):
         return _Request(self, upload_id, purpose, wait)
 
     async def acquire(self, upload_id: str, purpose: Purpose, wait: float) -> Lock:
+        """``lock`` without the context: ``release`` must follow. Raises as ``lock`` does."""
         queue = self._queues.get(upload_id)
         if queue is None:
             lock = Lock()
@@ -93,6 +94,7 @@ class MemoryLocker(Locker):
             raise
 
     def release(self, upload_id: str) -> None:
+        """Give up the lock, to the first of those who wait."""
         queue = self._queues[upload_id]
         while queue.waiting and queue.waiting[0].turn.done():
             queue.waiting.popleft()  # declined, and not yet gone

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from ..body import Body, write_all
 from ..protocol.errors import PathTaken, UploadDamaged, UploadExists, UploadNotFound
 from ..protocol.uploads import Final, Upload
-from . import infofile, marks
+from . import infofile, marks, unflushed
 from .copying import closing, copy
 from .journal import ExpiryJournal
 from .publishing import copy_of, publish
@@ -63,8 +63,21 @@ class Files(Snapshots):
         self._durability = durability
         self._flushes = durability is not Durability.NONE
         self._opened = time.time_ns() - CLOCK_TICK
+        self._flush_at_end = False
+        if not self._flushes:
+            noted = unflushed.begin(layout.fd, self._opened)
+            self._flush_at_end = noted and layout.exclusive
         self.journal = ExpiryJournal(layout.fd)
-        self.close = layout.close
+
+    def close(self) -> None:
+        """Nothing may be under way."""
+        try:
+            if self._flush_at_end:
+                unflushed.end(self._root)
+        except OSError as error:
+            _log.warning("%s could not be flushed: %s", self._layout.root, error)
+        finally:
+            self._layout.close()
 
     def quarantine(self, upload_id: str) -> None:
         try:

@@ -60,6 +60,7 @@ class Layout(View):
     ) -> None:
         make_folders(root, sync=flushes)
         super().__init__(root)
+        self.exclusive = not shared
         self._flushes = flushes
         self._made: set[str] = set()
         try:

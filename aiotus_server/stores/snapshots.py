@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from ..protocol.errors import UploadDamaged, UploadNotFound
 from ..protocol.uploads import UPLOAD_ID, Final, Upload
-from . import infofile, marks
+from . import infofile, marks, unflushed
 from .copying import closing
+from .filesystem import is_known
 from .layout import SHARDS
 from .writing import first_hole
 
@@ -31,8 +32,10 @@ class Snapshots:
         self._root = view.fd
         self._name = view.name
         # Files that nobody has written to since then may have holes: the machine may have lost
-        # its power before. None if that is not looked at.
+        # its power before. Those of complete uploads only if they were written after the other
+        # moment. Both are in nanoseconds, None if that is not looked at.
         self._opened: int | None = None
+        self._unflushed = unflushed.since(view.fd) if is_known(view.fd) else None
 
     def ids(self) -> Iterator[str]:
         """Of all uploads that have an info file in its place, folder by folder."""
@@ -64,20 +67,27 @@ class Snapshots:
         if upload.length is not None and facts.st_size > upload.length:
             why = f"it has {facts.st_size} bytes, but its length is {upload.length}"
             raise UploadDamaged("data-too-long", why)
+        mark = self._mark(upload, facts)
         joined = isinstance(upload.concat, Final) and upload.concat.joined
-        if joined and facts.st_size != upload.length:
+        if joined and (facts.st_size != upload.length or mark is not None):
             return _to_be_joined_again(upload)
-        return self._snapshot(upload, facts, self._mark(upload, facts))
+        return self._snapshot(upload, facts, mark)
 
     def _mark(self, upload: Upload, facts: os.stat_result) -> int | None:
         """Where bytes begin that do not count, if there are any."""
         size, mark = facts.st_size, marks.read(self._root, upload.upload_id)
-        if size != upload.length and self._opened and facts.st_ctime_ns < self._opened:
+        if self._opened and facts.st_ctime_ns < self._opened and self.is_suspect(upload, facts):
             with closing(self._open(self._name(upload.upload_id), os.O_RDONLY)) as fd:
                 hole = first_hole(fd, size)
             if hole < size:
                 mark = hole if mark is None else min(mark, hole)
         return mark
+
+    def is_suspect(self, upload: Upload, facts: os.stat_result) -> bool:
+        """Whether a hole in its file may be what a power cut has left."""
+        if facts.st_size != upload.length:
+            return True  # then nothing is lost if it is not: what follows is sent again
+        return self._unflushed is not None and facts.st_mtime_ns >= self._unflushed
 
     def _open(self, name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, 0o666, dir_fd=self._root)

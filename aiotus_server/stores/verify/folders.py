@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import quarantine
+from .. import quarantine, unflushed
 from ..layout import FOLDERS, SHARDS
 from .findings import Finding
 from .survey import Look
@@ -29,7 +29,7 @@ class Folders(Look):
             yield from self.survey.folder(subject)
         elif subject in LOCKS:
             yield from self.survey.file(subject)
-        elif self.survey.facts(subject) is not None:
+        elif subject != unflushed.NAME and self.survey.facts(subject) is not None:
             yield Finding("stray", subject, "it is not the store's")
 
     def upload_id(self, subject: str) -> str | None:

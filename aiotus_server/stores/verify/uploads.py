@@ -139,11 +139,12 @@ class Uploads(Look):
     def _bytes(self, subject: str, upload: Upload) -> Iterator[Finding]:
         try:
             with closing(os.open(subject, os.O_RDONLY, dir_fd=self.survey.root)) as fd:
-                size = os.fstat(fd).st_size
+                facts = os.fstat(fd)
+                size = facts.st_size
                 hole = first_hole(fd, size)
         except OSError:
             return  # it is gone, or may not be read
-        if hole < size and upload.complete:
+        if hole < size and upload.complete and not self.survey.snapshots.is_suspect(upload, facts):
             text = f"from byte {hole} on some bytes were never written, or are zeros, of {size}"
             yield Finding("data-hole", subject, text, upload.upload_id)
         elif hole < upload.offset:

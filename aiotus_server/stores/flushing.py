@@ -1,0 +1,103 @@
+"""Bringing to the disk what many uploads have written: one flush for all that wait for one.
+
+An upload of 4 KiB needs three flushes of its own, and each takes milliseconds. So those that
+come while others are being flushed wait, and are flushed together by ``syncfs``, which takes
+about as long as one of them. It also waits for what everybody else has written to the file
+system. So it is left out while large bodies arrive, and for a while when it took long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from .. import threads
+from ..threads.results import Result
+from .filesystem import can_sync, sync_file_system
+
+# So many uploads are flushed by themselves at the same time, before others gather.
+APART = 2
+# Fewer are better flushed by themselves.
+GROUP = 4
+# Seconds that a flush of everything may take, for each upload, before it is somebody else's
+# bytes that it waits for; and for how long it is then left out, at first and at most.
+LONG = 0.005
+PAUSE = (1.0, 64.0)
+
+Flush = Callable[[], None]
+
+
+class Flushes:
+    """Of one store, whose files are on the file system of ``fd``."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._may_group = can_sync(fd)
+        self._waiting: list[tuple[Flush, Result]] = []
+        self._apart = 0
+        self._grouped = False
+        self._pause, self._not_before = PAUSE[0], 0.0
+        self.large_bodies = 0  # that arrive now
+
+    async def flush(self, own: Flush) -> None:
+        """Return when what was written before is on the disk. ``own`` flushes what this caller
+        wrote and nothing else. Raises OSError if any of it, or of the others', could not be
+        brought there."""
+        flushed = Result(loop=asyncio.get_running_loop())
+        self._waiting.append((own, flushed))
+        self._begin()
+        await flushed
+
+    def _begin(self) -> None:
+        if not self._waiting or self._grouped:
+            return
+        if self._can_group():
+            if self._apart >= APART:
+                return  # more gather meanwhile
+            if len(self._waiting) >= GROUP:
+                self._flush_all()
+                return
+        waiting, self._waiting = self._waiting, []
+        for own, flushed in waiting:
+            self._apart += 1
+            flushing = threads.syncing.submit(own)
+            flushing.add_done_callback(partial(self._flushed, flushed))
+
+    def _flushed(self, flushed: Result, done: asyncio.Future[None]) -> None:
+        self._apart -= 1
+        _settle([flushed], done.exception())
+        self._begin()
+
+    def _flush_all(self) -> None:
+        group, self._waiting = [flushed for _, flushed in self._waiting], []
+        self._grouped = True
+        begun = asyncio.get_running_loop().time()
+        flushing = threads.syncing.submit(sync_file_system, self._fd)
+        flushing.add_done_callback(partial(self._all_flushed, group, begun))
+
+    def _all_flushed(self, group: list[Result], begun: float, done: asyncio.Future[None]) -> None:
+        self._grouped = False
+        now = asyncio.get_running_loop().time()
+        if now - begun > LONG * len(group):
+            self._not_before = now + self._pause
+            self._pause = min(2 * self._pause, PAUSE[1])
+        else:
+            self._pause = max(self._pause / 2, PAUSE[0])
+        _settle(group, done.exception())
+        self._begin()
+
+    def _can_group(self) -> bool:
+        if not self._may_group or self.large_bodies:
+            return False
+        return asyncio.get_running_loop().time() >= self._not_before
+
+
+def _settle(futures: list[Result], error: BaseException | None) -> None:
+    for future in futures:
+        if error is None:
+            future.set_result(None)
+        elif isinstance(error, OSError):
+            future.set_exception(OSError(*error.args))  # one for each who raises it
+        else:
+            future.set_exception(error)
