@@ -48,7 +48,8 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m perf compare", description=__doc__)
     add = parser.add_argument
-    add("--servers", type=_words, default=list(peers.PEERS), help="names, or name=URL; commas")
+    usual = [name for name, peer in peers.PEERS.items() if not peer.asked_for]
+    add("--servers", type=_words, default=usual, help="names, or name=URL; commas")
     add("--scenarios", type=_words, default=list(SCENARIOS), help="names, with commas")
     add("--rounds", type=int, help="how often each is measured (5)")
     add(

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +27,15 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """``prepare`` installs it if need be, below that folder, and raises Missing if it cannot."""
+    """``prepare`` installs it if need be, below that folder, and raises Missing if it cannot.
+    One that is to be ``asked_for`` is only measured by name."""
 
     name: str
     title: str
     note: str
     prepare: Callable[[Path], Launch]
     ours: bool = False
+    asked_for: bool = False
 
 
 # Ours
@@ -41,8 +43,8 @@ class Peer:
 PLACE = ("--host", "127.0.0.1", "--port", "{port}", "--dir", "{folder}")
 
 
-def _ours(folder: Path, *more: str) -> Launch:
-    command = (sys.executable, "-m", "aiotus_server", "--durability", "none", *PLACE, *more)
+def _ours(folder: Path, *more: str, durability: str = "none") -> Launch:
+    command = (sys.executable, "-m", "aiotus_server", "--durability", durability, *PLACE, *more)
     tls = ("--tls-cert", "{cert}", "--tls-key", "{key}")
     return Launch(argv=command, version=_our_version(), tls=tls)
 
@@ -51,6 +53,17 @@ def _two_workers(folder: Path) -> Launch:
     if "--workers" not in output_of(sys.executable, "-m", "aiotus_server", "--help"):
         raise Missing("this version has no --workers")
     return _ours(folder, "--workers", "2")
+
+
+def _flushing(durability: str) -> Peer:
+    return Peer(
+        f"aiotus-{durability}",
+        f"aiotus-server, durability {durability}",
+        "one process",
+        partial(_ours, durability=durability),
+        ours=True,
+        asked_for=True,
+    )
 
 
 @cache
@@ -128,6 +141,8 @@ PEERS = {
     for peer in (
         Peer("aiotus", "aiotus-server", "one process", _ours, ours=True),
         Peer("aiotus-2", "aiotus-server, 2 workers", "--workers 2", _two_workers, ours=True),
+        _flushing("complete"),
+        _flushing("always"),
         Peer("tusd", "tusd", "Go, all cores", _tusd),
         Peer("rustus", "rustus", "Rust, a worker for each core, bodies whole in memory", _rustus),
         Peer("node", "@tus/server", "Node.js, one process, @tus/file-store", _node),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from .base import (
     ReadableStore,
 )
 from .files import Durability, Files
+from .flushing import Flushes
 from .layout import Layout, path_of
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class DiskStore(
         self.root = Path(root).absolute()
         self.durability = Durability(durability)
         self._opened: Files | None = None
+        self._flushes: Flushes | None = None
         # So that a HEAD does not wait behind somebody's flush.
         self._ending = threads.small if self.durability is Durability.NONE else threads.syncing
 
@@ -73,7 +76,7 @@ class DiskStore(
                 layout = Layout(self.root, shared=shared, flushes=flushes)
                 files = Files(layout, self.durability)
                 files.tidy()
-                self._opened = files
+                self._opened, self._flushes = files, Flushes(layout.fd)
             except OSError as error:
                 why = f"{self.root} cannot be opened: {error}"
                 raise StoreUnavailable(why) from error
@@ -103,20 +106,44 @@ class DiskStore(
         await threads.slow.run(self._files.quarantine, upload_id)
 
     async def create(self, upload: Upload, body: Body) -> Upload:
-        whole = body.buffered()
+        whole, files = body.buffered(), self._files
+        if files.may_flush_later(upload, body.received if whole else 0):
+            upload = await threads.small.run(files.create, upload, body, whole, True)
+            try:
+                await self._flush(files, upload)
+            except BaseException:
+                await threads.small.run(files.terminate, upload)
+                raise
+            return upload
         pool = self._ending if body.received == upload.length else threads.small
-        return await pool.run(self._files.create, upload, body, whole)
+        return await pool.run(files.create, upload, body, whole)
+
+    async def _flush(self, files: Files, upload: Upload) -> None:
+        """Together with what others have done, if there are some."""
+        if files.must_sync(upload):
+            assert self._flushes is not None
+            await self._flushes.flush(partial(files.flush, upload))
 
     async def append(self, upload: Upload, body: Body) -> Upload:
-        if body.buffered():
-            return await self._ending.run(self._files.append_whole, upload, body)
-        writer = await threads.small.run(self._files.begin_append, upload, body)
-        try:
-            await body.copy_to(writer)
-        except BaseException:
-            await threads.small.run(os.close, writer.fd)
-            raise
-        return await self._ending.run(self._files.end_append, upload, body, writer)
+        files = self._files
+        if not body.buffered():
+            return await self._append_pieces(files, upload, body)
+        if files.may_flush_later(upload, upload.offset + body.received):
+            upload = await threads.small.run(files.append_whole, upload, body, True)
+            await self._flush(files, upload)
+            return upload
+        return await self._ending.run(files.append_whole, upload, body)
+
+    async def _append_pieces(self, files: Files, upload: Upload, body: Body) -> Upload:
+        writer = await threads.small.run(files.begin_append, upload, body)
+        assert self._flushes is not None
+        with self._flushes.avoiding(body.length):
+            try:
+                await body.copy_to(writer)
+            except BaseException:
+                await threads.small.run(os.close, writer.fd)
+                raise
+        return await self._ending.run(files.end_append, upload, body, writer)
 
     async def rewind(self, upload: Upload) -> Upload:
         return await threads.quick.run(self._files.rewind, upload)

@@ -98,18 +98,35 @@ class Files(Snapshots):
         folder = put_aside(self._root, upload_id, files)
         return None if folder is None else self._layout.root / folder
 
-    def create(self, upload: Upload, body: Body, whole: bool) -> Upload:
+    def may_flush_later(self, upload: Upload, offset: int) -> bool:
+        """Whether ``create`` or ``append_whole`` will leave ``upload`` with ``offset`` bytes in a
+        state that must be flushed, and that ``flush`` can."""
+        if upload.complete or upload.offset % PAGE != 0:
+            return False
+        upload = replace(upload, offset=offset)
+        marked = upload.expires is not None or bool(_waited_for(upload))
+        return self.must_sync(upload) and (upload.complete or not marked)
+
+    def flush(self, upload: Upload) -> None:
+        """Bring to the disk what was done with ``later``."""
+        with closing(self._open_data(upload)) as fd:
+            datasync(fd)
+        self._layout.sync_folder("unverified")
+        self._sync_facts(upload)
+
+    def create(self, upload: Upload, body: Body, whole: bool, later: bool = False) -> Upload:
+        """``later`` leaves it to ``flush``."""
         _check_path(upload)
         name = self._layout.make_shard(upload.upload_id)
         data, info = self._claim(name)
         try:
             with closing(data), closing(info):
-                upload = self._begin(upload, data, body.take() if whole else ())
+                upload = self._begin(upload, data, body.take() if whole else (), later)
                 if not upload.complete:
                     self._add_marks(upload)
                 elif upload.finish_due:
                     self._note_finish(upload)
-                self._write_first_info(upload, info)
+                self._write_first_info(upload, info, later)
         except BaseException:
             self.terminate(upload)
             raise
@@ -129,19 +146,19 @@ class Files(Snapshots):
         except FileExistsError:
             raise UploadExists from None
 
-    def _begin(self, upload: Upload, fd: int, pieces: Sequence[bytes]) -> Upload:
+    def _begin(self, upload: Upload, fd: int, pieces: Sequence[bytes], later: bool) -> Upload:
         """The first bytes. The data file is new, so its size need not be asked for."""
         if pieces:
             upload = replace(upload, offset=write_all(fd, pieces, 0))
         if upload.lifetime is not None:
             upload = self._snapshot(upload, os.fstat(fd))
-        if self._must_sync(upload):
+        if not later and self.must_sync(upload):
             datasync(fd)
         return upload
 
     def _add_marks(self, upload: Upload) -> None:
         """Before there is an info file: a mark without an upload does no harm."""
-        sync = self._must_sync(upload)
+        sync = self.must_sync(upload)
         if upload.expires is not None:
             self.journal.add(upload.upload_id, upload.expires.timestamp(), sync=sync)
         for part in _waited_for(upload):
@@ -158,13 +175,14 @@ class Files(Snapshots):
         name = f"waiting/{part}/{final}"
         os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
 
-    def append_whole(self, upload: Upload, body: Body) -> Upload:
+    def append_whole(self, upload: Upload, body: Body, later: bool = False) -> Upload:
+        """``later`` leaves it to ``flush``."""
         pieces = body.take()
         self._note_if_last(upload, sum(map(len, pieces)))
         with closing(self._open_data(upload)) as fd:
             if pieces:
                 self._writer(upload, fd, atomic=False).write(pieces, last=True)
-            return self._appended(upload, fd)
+            return self._appended(upload, fd, later=later)
 
     def begin_append(self, upload: Upload, body: Body) -> FileWriter:
         """``end_append`` must follow, or the writer's descriptor be closed."""
@@ -197,13 +215,16 @@ class Files(Snapshots):
                 return self._snapshot(upload, os.fstat(writer.fd), upload.offset)
             return self._appended(upload, writer.fd, marked=body.atomic or writer.unsettled)
 
-    def _appended(self, upload: Upload, fd: int, *, marked: bool = False) -> Upload:
+    def _appended(
+        self, upload: Upload, fd: int, *, marked: bool = False, later: bool = False
+    ) -> Upload:
         upload = self._snapshot(upload, os.fstat(fd))
-        if self._must_sync(upload):
+        sync = self.must_sync(upload) and not later
+        if sync:
             datasync(fd)
         if marked:
             marks.remove(self._root, upload.upload_id)
-        if self._must_sync(upload):
+        if sync:
             # A mark that came back with a power cut would take away what is acknowledged.
             self._layout.sync_folder("unverified")
             if upload.complete:
@@ -253,7 +274,7 @@ class Files(Snapshots):
     def declare_length(self, upload: Upload) -> Upload:
         """``upload`` has its length now. If that makes it complete, its bytes came before, and
         nobody has flushed them."""
-        if self._must_sync(upload):
+        if self.must_sync(upload):
             with closing(self._open_data(upload)) as fd:
                 datasync(fd)
             self._layout.sync_folder("unverified")
@@ -261,11 +282,11 @@ class Files(Snapshots):
         self._write_info(upload)
         return upload
 
-    def _write_first_info(self, upload: Upload, fd: int) -> None:
+    def _write_first_info(self, upload: Upload, fd: int, later: bool) -> None:
         """Without the cost of a rename: until its last byte is there it is no info file, and
         what there is counts as no upload."""
         write_all(fd, [infofile.encode(upload)], 0)
-        if self._must_sync(upload):
+        if not later and self.must_sync(upload):
             os.fsync(fd)
             self._sync_names(upload)
 
@@ -276,10 +297,11 @@ class Files(Snapshots):
         # Else a power cut might leave an empty one in place of one that was there.
         self._write(fresh, infofile.encode(upload), sync=self._flushes)
         os.rename(fresh, name, src_dir_fd=self._root, dst_dir_fd=self._root)
-        if self._must_sync(upload):
+        if self.must_sync(upload):
             self._sync_names(upload)
 
-    def _must_sync(self, upload: Upload) -> bool:
+    def must_sync(self, upload: Upload) -> bool:
+        """Before anybody is told that ``upload`` is as it is."""
         if not self._flushes:
             return False
         return self._durability is Durability.ALWAYS or upload.complete
@@ -303,7 +325,7 @@ class Files(Snapshots):
         source, target = self._layout.path(upload.upload_id), Path(upload.path)
         copy = copy_of(target, upload.upload_id)
         try:
-            publish(source, target, copy, sync=self._must_sync(upload))
+            publish(source, target, copy, sync=self.must_sync(upload))
         except FileExistsError:
             _log.error("%s exists: %s is not published", target, upload.upload_id)
             raise PathTaken from None
@@ -399,7 +421,7 @@ class Files(Snapshots):
         try:
             with closing(self._open(building, flags)) as target:
                 fcntl.flock(target, fcntl.LOCK_EX)  # a verification may just be trying it
-                self._build(target, parts, stopped, sync=self._must_sync(joined))
+                self._build(target, parts, stopped, sync=self.must_sync(joined))
                 if upload.finish_due:
                     self._note_finish(joined)
                 self._appear(building, joined, new=not waiting)

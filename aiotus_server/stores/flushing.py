@@ -9,7 +9,8 @@ system. So it is left out while large bodies arrive, and for a while when it too
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from .. import threads
@@ -18,11 +19,16 @@ from .filesystem import can_sync, sync_file_system
 
 # So many uploads are flushed by themselves at the same time, before others gather.
 APART = 2
+# Seconds for which as many are expected as came at last, and that are waited for them.
+MOMENT = 0.05
+GATHER_TIME = 0.004
+# Of a body, in bytes: nobody waits until so much is on the disk.
+LARGE = 1024 * 1024
 # Fewer are better flushed by themselves.
 GROUP = 4
-# Seconds that a flush of everything may take, for each upload, before it is somebody else's
-# bytes that it waits for; and for how long it is then left out, at first and at most.
-LONG = 0.005
+# Seconds that a flush of everything may take before it is somebody else's bytes that it waits
+# for; and for how long it is then left out, at first and at most.
+LONG = 0.05
 PAUSE = (1.0, 64.0)
 
 Flush = Callable[[], None]
@@ -38,7 +44,9 @@ class Flushes:
         self._apart = 0
         self._grouped = False
         self._pause, self._not_before = PAUSE[0], 0.0
-        self.large_bodies = 0  # that arrive now
+        self._last, self._busy_until = 0, 0.0
+        self._gathering: asyncio.TimerHandle | None = None
+        self._large = 0  # bodies that arrive now
 
     async def flush(self, own: Flush) -> None:
         """Return when what was written before is on the disk. ``own`` flushes what this caller
@@ -49,14 +57,27 @@ class Flushes:
         self._begin()
         await flushed
 
+    @contextmanager
+    def avoiding(self, length: int | None) -> Iterator[None]:
+        """While a body of so many bytes is written, if that is much to wait for."""
+        large = length is not None and length > LARGE
+        self._large += large
+        try:
+            yield
+        finally:
+            self._large -= large
+
     def _begin(self) -> None:
         if not self._waiting or self._grouped:
             return
         if self._can_group():
             if self._apart >= APART:
                 return  # more gather meanwhile
-            if len(self._waiting) >= GROUP:
+            if len(self._waiting) >= max(GROUP, self._expected()):
                 self._flush_all()
+                return
+            if self._expected():
+                self._gather()
                 return
         waiting, self._waiting = self._waiting, []
         for own, flushed in waiting:
@@ -70,6 +91,11 @@ class Flushes:
         self._begin()
 
     def _flush_all(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        if not self._waiting:
+            return
         group, self._waiting = [flushed for _, flushed in self._waiting], []
         self._grouped = True
         begun = asyncio.get_running_loop().time()
@@ -79,7 +105,8 @@ class Flushes:
     def _all_flushed(self, group: list[Result], begun: float, done: asyncio.Future[None]) -> None:
         self._grouped = False
         now = asyncio.get_running_loop().time()
-        if now - begun > LONG * len(group):
+        self._last, self._busy_until = len(group), now + MOMENT
+        if now - begun > LONG:
             self._not_before = now + self._pause
             self._pause = min(2 * self._pause, PAUSE[1])
         else:
@@ -87,8 +114,19 @@ class Flushes:
         _settle(group, done.exception())
         self._begin()
 
+    def _expected(self) -> int:
+        """How many may come in a moment, as a moment ago."""
+        loop = asyncio.get_running_loop()
+        return self._last * 3 // 4 if loop.time() < self._busy_until else 0
+
+    def _gather(self) -> None:
+        """Give those who are expected a moment to come."""
+        if self._gathering is None:
+            loop = asyncio.get_running_loop()
+            self._gathering = loop.call_later(GATHER_TIME, self._flush_all)
+
     def _can_group(self) -> bool:
-        if not self._may_group or self.large_bodies:
+        if not self._may_group or self._large:
             return False
         return asyncio.get_running_loop().time() >= self._not_before
 
