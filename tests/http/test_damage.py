@@ -14,13 +14,15 @@ import pytest
 
 from aiotus_server import DiskStore, Expiry, Hooks, Options, sweep
 from aiotus_server.protocol.errors import UploadDamaged, UploadNotFound
-from aiotus_server.stores import files
+from aiotus_server.stores import infofile
 from aiotus_server.stores.layout import path_of
 
 from .client import OCTETS, Reply, Site, assert_refused, sha1
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aiotus_server.protocol.uploads import Upload
 
     from .conftest import Serve
 
@@ -315,15 +317,16 @@ async def test_what_cannot_be_moved_is_no_upload_either(
     assert all("it stays where it is" in message for message in messages)
 
 
-def _slow_sync(fd: int) -> None:
+def _slow_encode(upload: Upload, encode: Callable[[Upload], bytes] = infofile.encode) -> bytes:
     time.sleep(0.02)
+    return encode(upload)
 
 
 async def test_creations_under_way_are_left_alone(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their files are there before they are uploads, longest where a slow disk flushes them."""
-    monkeypatch.setattr(files, "datasync", _slow_sync)
+    """Their files are there before they are uploads."""
+    monkeypatch.setattr(infofile, "encode", _slow_encode)
     hooks = Hooks()
     store = DiskStore(tmp_path / "uploads", durability="always")
     site = await serve(store, hooks=hooks)
