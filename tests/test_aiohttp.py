@@ -420,3 +420,19 @@ def test_a_body_badly_chunked_is_an_error_and_the_last_of_its_connection(broken:
     (seen,) = asyncio.run(main())
     assert seen.body.startswith(b"whole")
     assert isinstance(seen.error, BodyMalformed)
+
+
+@pytest.mark.parametrize(
+    "line", [b"0" * 20 + b"5", b"5;" + b"x" * 2000], ids=["a long size", "a long extension"]
+)
+def test_chunks_that_only_aiohttp_understands_are_left_to_it(line: bytes) -> None:
+    first = request("foreign", "/0")
+    head = first.data[: first.data.index(b"\r\n\r\n") + 4]
+    data = head + line + b"\r\nhello\r\n0\r\n\r\n" + request("get", "/1").data
+    sent = [first, request("get", "/1")]
+    for segments in ([data], [head, data[len(head) :]]):
+        seen = run(sent, segments)
+        assert [(one.path, one.body, one.error) for one in seen] == [
+            ("/0", b"hello", None),
+            ("/1", b"", None),
+        ]

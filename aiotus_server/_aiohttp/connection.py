@@ -12,7 +12,7 @@ from aiohttp.http import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from ..protocol.errors import BodyCutShort, ServerStopping
-from .parser import TrailerParser, TrailerStream
+from .parser import TrailerParser, TrailerStream, content_length
 from .sockets import duplicate
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class TusRequestHandler(RequestHandler):
             return True  # aiohttp would decode it, and trip over what it cannot
         if expects_continue(request) and not (source and source.continued):
             return True
-        length = request.content_length
+        length = body_length(request)
         return length is None or length - payload.total_bytes > KEEP_SIZE
 
     async def _drain(self, payload: StreamReader, seconds: float) -> None:
@@ -211,7 +211,7 @@ def body_length(request: web.BaseRequest) -> int | None:
     """Bytes of the body, None when it comes in chunks."""
     if "Transfer-Encoding" in request.headers:
         return None
-    return request.content_length or 0
+    return content_length(request.headers)
 
 
 def expects_continue(request: web.BaseRequest) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web_protocol
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -13,7 +13,7 @@ from ..protocol.chunked import ChunkedDecoder, ChunkedError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from aiohttp.http_parser import RawRequestMessage
 
@@ -173,7 +173,7 @@ class TrailerParser:
             self._next = self._feed_decoder
             return self._stream
         if not payload.is_eof():
-            self._left = int(message.headers.get("Content-Length", "0"))
+            self._left = content_length(message.headers)
             if self._left > at_hand and _is_plain_tus(message):
                 self._stream = payload
                 self._next = self._feed_stream
@@ -205,8 +205,7 @@ class TrailerParser:
     def _feed_body(self, data: bytes) -> tuple[Any, bytes]:
         size = self._size_of_body_in(data)
         messages, tail = self._feed(data if size == len(data) else data[:size])
-        assert self._payload is not None
-        if self._next == self._feed_body and self._whole_body_fed() and self._payload.is_eof():
+        if self._payload is not None and self._whole_body_fed() and self._payload.is_eof():
             self._payload = self._ruler = None
             self._next = self._feed_head
         return messages, tail + data[size:]
@@ -244,6 +243,8 @@ class TrailerParser:
         """Messages, and what the parser leaves to an upgraded connection."""
         try:
             messages, self._upgraded, tail = self._parser.feed_data(data)
+            for message, _ in messages:
+                _check_expectation(message)
         except HttpProcessingError:
             self._next = self._feed_nobody
             raise
@@ -316,6 +317,21 @@ async def wait_for_piece(stream: StreamReader) -> None:
         raise error
     while not stream._buffer and not stream._eof:
         await stream._wait("read")
+
+
+def content_length(headers: Mapping[str, str]) -> int:
+    """Bytes of a body that the parser has let through; 0 where the field is missing.
+
+    The parser takes any number of zeros before the digits, int() only a few thousand.
+    """
+    return int(headers.get("Content-Length", "").lstrip("0") or "0")
+
+
+def _check_expectation(message: RawRequestMessage) -> None:
+    """aiohttp repeats in its answer what is expected and not known, and fails, with a 500, if
+    that is no text. Nothing that may be expected has other characters than those of ASCII."""
+    if not message.headers.get("Expect", "").isascii():
+        raise BadHttpMessage("Expect is malformed")
 
 
 def _may_have_our_trailer(message: RawRequestMessage) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp.http_exceptions import HttpProcessingError
@@ -212,5 +213,6 @@ class RequestSource(Source):
         if not self.continued:
             self.continued = True
             writer = self._request.writer
-            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            with suppress(ConnectionError):  # the client has gone; the next read says so
+                await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             writer.output_size = 0  # it is not of the response

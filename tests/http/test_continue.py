@@ -289,6 +289,37 @@ async def test_what_else_is_expected_is_refused(site: Site, expectation: str) ->
     assert (await site.head(path)).offset == 0
 
 
+@pytest.mark.parametrize("path", ["/files", "/elsewhere", "http://elsewhere/"])
+async def test_an_expectation_that_is_no_text_is_refused(site: Site, path: str) -> None:
+    """aiohttp itself answers 500 where a path is not ours."""
+    data = f"POST {path} HTTP/1.1\r\nHost: x\r\nExpect: ".encode() + b"\xff\r\n\r\n"
+    assert (await site.raw(data)).status == 400
+
+
+@pytest.mark.parametrize("length", [5, LENGTH, None])
+async def test_a_client_that_goes_before_the_100_is_no_error_of_the_store(
+    serve: Serve, length: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks, waiting, gone = Hooks(), asyncio.Event(), asyncio.Event()
+
+    @hooks.pre_receive
+    async def pre_receive(event: HookEvent) -> None:
+        waiting.set()
+        await gone.wait()
+
+    site = await serve(hooks=hooks)
+    path = await site.create(LENGTH)
+    connection = await site.connect()
+    await connection.send(patch_head(path, length, **EXPECT))
+    await waiting.wait()
+    connection.reset()
+    await asyncio.sleep(0.05)
+    gone.set()
+    await asyncio.sleep(0.05)  # undisturbed: who asks for the lock ends the body in another way
+    assert (await site.head(path)).offset == 0
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # Bodies that come although they are refused
 
 

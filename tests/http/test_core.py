@@ -439,6 +439,20 @@ async def test_a_patch_without_a_body_changes_nothing(serve: Serve, hooked: bool
     assert len(finished) == hooked
 
 
+async def test_a_content_length_may_have_any_number_of_zeros_before_it(site: Site) -> None:
+    """int() reads no more than 4300 digits."""
+    zeros = {"Content-Length": "0" * 5000}
+    reply = await site.request("POST", headers={"Upload-Length": "5", **zeros})
+    assert reply.status == 201
+    begin = {**OCTETS, "Upload-Offset": "0", "Content-Length": "0" * 5000 + "5"}
+    assert (await site.request("PATCH", reply.path, begin, b"hello")).status == 204
+    connection = await site.begin(
+        await site.create(5), 0, b"", length=None, Content_Length="0" * 5000 + "5"
+    )
+    assert (await connection.reply()).status == 400
+    assert (await site.get(reply.path)).body == b"hello"
+
+
 async def test_nothing_may_follow_the_end(site: Site) -> None:
     path = await site.upload(b"hello")
     assert_refused(await site.patch(path, 5, b"!"), 413)

@@ -50,6 +50,18 @@ async def test_a_complete_upload_comes_back(site: Site) -> None:
     assert reply.headers["Last-Modified"].endswith(" GMT")
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_head_that_is_overridden_to_get_has_no_body(site: Site, size: int) -> None:
+    """Its bytes would be taken for the next answer, by whoever shares the connection."""
+    path = await site.upload(b"x " * (size // 2))
+    override = {"X-HTTP-Method-Override": "GET"}
+    connection = await site.connect()
+    await connection.send(head("HEAD", path, override) + head("HEAD", path, TUS))
+    reply = await connection.reply(method="HEAD")
+    assert (reply.status, reply.headers["Content-Length"]) == (200, str(size))
+    assert (await connection.reply(method="HEAD")).offset == size
+
+
 async def test_what_is_not_complete_is_not_given_out(site: Site) -> None:
     unfinished = await site.create(11)
     await site.patch(unfinished, 0, b"hello")

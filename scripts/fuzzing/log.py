@@ -1,0 +1,98 @@
+"""What the server wrote into its log: no error but those that aiohttp's parser has its own way
+of telling."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from .watch import OUTSIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_head = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) (\S+): (.*)")
+_frame = re.compile(r'\s*File "(.*)", line \d+, in (\S+)')
+_of_the_parser = re.compile(r"aiohttp\.http_exceptions\.\w+: 400, message:.*")
+
+# Before there is a request, the only files that it may have gone through.
+PARSERS = (
+    *("/aiohttp/web_protocol.py", "aiohttp/_http_parser.pyx", "/aiohttp/http_parser.py"),
+    "/aiotus_server/_aiohttp/parser.py",
+)
+GONE = "aiohttp.client_exceptions.ClientConnectionResetError: "
+FINE = ("The checksum crc64nvme is slow here",)
+
+
+def complaints(lines: Iterable[str]) -> Counter[str]:
+    """How often there was what: the first and the last line of each record that must not be."""
+    return Counter(
+        f"{record[0]} ... {record[-1]}" if len(record) > 1 else record[0]
+        for record in _records(lines)
+        if not is_fine(record)
+    )
+
+
+def refusals(lines: Iterable[str]) -> int:
+    """How many requests aiohttp's parser refused, with a traceback for each."""
+    return sum(_is_of_the_parser(record) for record in _records(lines))
+
+
+def is_fine(record: list[str]) -> bool:
+    head = _head.fullmatch(record[0])
+    if head is None:
+        # What was printed before there was a log: where to upload to.
+        return OUTSIDE not in record[0] and "Error" not in record[0] and len(record) == 1
+    level, _, message = head.groups()
+    if any(OUTSIDE in line for line in record):
+        return False
+    if level in ("DEBUG", "INFO"):
+        return len(record) == 1
+    return message.startswith(FINE) or _is_of_the_parser(record) or _is_of_an_expectation(record)
+
+
+def _is_of_the_parser(record: list[str]) -> bool:
+    """An HTTP error that the parser has raised, in the frames of the parser, and nothing else:
+    so there was no request yet, and no route."""
+    if not _is_of_aiohttp(record):
+        return False
+    # Bytes behind a refused upgrade are parsed while the refusal is still being handled.
+    contexts = [at for at, line in enumerate(record) if line.startswith("During handling of")]
+    last = record[contexts[-1] :] if contexts else record
+    files = [file for file, _ in _frames(last)]
+    raised = any(_of_the_parser.match(line) for line in last)
+    return raised and bool(files) and all(file.endswith(PARSERS) for file in files)
+
+
+def _is_of_an_expectation(record: list[str]) -> bool:
+    """aiohttp wrote "100 Continue" for a path that is not ours, and the client had gone."""
+    if not _is_of_aiohttp(record) or not record[-1].startswith(GONE):
+        return False
+    frames = _frames(record)
+    expecting = any(function == "_default_expect_handler" for _, function in frames)
+    return expecting and all("/aiohttp/" in file for file, _ in frames)
+
+
+def _is_of_aiohttp(record: list[str]) -> bool:
+    head = _head.fullmatch(record[0])
+    if head is None or head[2] != "aiohttp.server":
+        return False
+    return head[3].startswith("Error handling request from")
+
+
+def _frames(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """Files and functions of a traceback."""
+    return [(match[1], match[2]) for line in lines if (match := _frame.match(line))]
+
+
+def _records(lines: Iterable[str]) -> Iterator[list[str]]:
+    record: list[str] = []
+    for line in lines:
+        text = line.rstrip("\n")
+        if record and (_head.match(text) or OUTSIDE in text or not _head.match(record[0])):
+            yield record
+            record = []
+        record.append(text)
+    if record:
+        yield record
