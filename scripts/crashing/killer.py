@@ -45,20 +45,29 @@ class Killer:
             if self._dice.random() < 0.15:
                 return await self._in_a_start()
             await self._server.start()
-        await asyncio.sleep(self._dice.uniform(0, LONGEST_LIFE))
-        self._server.check()
-        workers = self._server.workers() if self._server.announced else []
-        way = self._dice.choice(
-            [Way.ALL, *([Way.WORKER, Way.WORKER, Way.SUPERVISOR] * bool(workers))]
-        )
-        if way is Way.WORKER:
+        way = self._dice.choice([Way.ALL, Way.WORKER, Way.WORKER, Way.SUPERVISOR])
+        if way is Way.ALL or not self._server.workers():
+            await self._live()
+            await self._server.kill()
+            return Way.ALL
+        await self._until_announced()  # before that, the end of one worker ends all
+        await self._live()
+        workers = self._server.workers()
+        if way is Way.SUPERVISOR:
+            await self._supervisor(workers)
+        elif workers:
             with suppress(ProcessLookupError):
                 os.kill(self._dice.choice(workers), signal.SIGKILL)
-        elif way is Way.SUPERVISOR:
-            await self._supervisor(workers)
-        else:
-            await self._server.kill()
         return way
+
+    async def _live(self) -> None:
+        await asyncio.sleep(self._dice.uniform(0, LONGEST_LIFE))
+        self._server.check()
+
+    async def _until_announced(self) -> None:
+        while not self._server.announced:
+            self._server.check()
+            await asyncio.sleep(PAUSE)
 
     async def _in_a_start(self) -> Way:
         self._server.launch()
