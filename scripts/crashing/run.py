@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from scripts.load.tally import Tally
-from scripts.soaking.process import COMMAND, REPOSITORY, Server, Trouble
+from scripts.soaking.process import COMMAND, Server, Trouble, damage_in
 
 from .crowd import Crowd
 from .judging import Judge
@@ -135,14 +133,8 @@ class Run:
         found.complaints += [f"post_finish of {name} was never told" for name in judge.untold()]
         found.complaints += judge.wrong_events()
         self._look()
-        found.complaints += self._command_complains()
+        found.complaints += damage_in(self._root)
         found.complete, found.told_again = judge.complete(), judge.told_again()
-
-    def _command_complains(self) -> list[str]:
-        """``aiotus-server verify``, as an operator runs it."""
-        words = [sys.executable, "-m", "aiotus_server", "verify", "--dir", str(self._root)]
-        done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        return [] if done.returncode == 0 else [f"verify: {done.stdout}{done.stderr}"]
 
     def _note_load(self) -> None:
         found, tally = self.findings, self.findings.tally

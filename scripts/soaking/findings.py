@@ -5,6 +5,7 @@ after it had warmed up, and above these allowances for each process:
 
 * descriptors: 8. They are not pooled without a bound, so any growth beyond noise is one.
 * threads: 8. Pools start their threads when they are first needed.
+* locks: 2. A sweep that is just at work holds one.
 * RSS: 24 MiB and a tenth. Allocators keep pages, and caches fill up; what grows without a bound
   gets over this in a run that is long enough, and its slope tells before that.
 """
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     from .process import Sample
 
 MIB = 1024 * 1024
-DESCRIPTORS, THREADS, RSS, RSS_SHARE = 8, 8, 24 * MIB, 0.1
+DESCRIPTORS, THREADS, LOCKS, RSS, RSS_SHARE = 8, 8, 2, 24 * MIB, 0.1
+COLUMNS: dict[str, Callable[[Sample], float]] = {
+    "processes": lambda sample: sample.processes,
+    "RSS, MiB": lambda sample: sample.rss / MIB,
+    "descriptors": lambda sample: sample.descriptors,
+    "threads": lambda sample: sample.threads,
+    "locks": lambda sample: sample.locks,
+}
+SUMMARY = {"first": ">13.1f", "last": ">13.1f", "most": ">13.1f", "a minute": ">+13.2f"}
 
 
 def slope(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
@@ -47,20 +56,34 @@ def leaks(samples: Sequence[Sample]) -> list[str]:
         found.append(f"descriptors: {first.descriptors} at first, {last.descriptors} at last")
     if last.threads > first.threads + THREADS * processes:
         found.append(f"threads: {first.threads} at first, {last.threads} at last")
+    if last.locks > first.locks + LOCKS * processes:
+        found.append(f"locks: {first.locks} at first, {last.locks} at last")
     if last.rss > first.rss * (1 + RSS_SHARE) + RSS * processes:
         found.append(f"RSS: {first.rss / MIB:.0f} MiB at first, {last.rss / MIB:.0f} MiB at last")
     return found
 
 
+def summary(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """For each column: the first value, the last one, the greatest, and the growth ``a minute``."""
+    return {
+        name: {
+            "first": value(samples[0]),
+            "last": value(samples[-1]),
+            "most": max(map(value, samples)),
+            "a minute": slope(samples, value),
+        }
+        for name, value in COLUMNS.items()
+        if samples
+    }
+
+
 def table(samples: Sequence[Sample]) -> list[str]:
     """The quiet moments, and the growth from each minute to the next."""
-    rows = [f"{'second':>8} {'processes':>10} {'RSS, MiB':>10} {'descriptors':>12} {'threads':>8}"]
-    rows += [
-        f"{s.at:>8.1f} {s.processes:>10} {s.rss / MIB:>10.1f} {s.descriptors:>12} {s.threads:>8}"
-        for s in samples
-    ]
-    rss = slope(samples, lambda s: s.rss / MIB)
-    descriptors = slope(samples, lambda s: s.descriptors)
-    threads = slope(samples, lambda s: s.threads)
-    rows.append(f"{'a minute':>19} {rss:>+10.2f} {descriptors:>+12.2f} {threads:>+8.2f}")
+    rows = [f"{'second':>8}" + "".join(f"{name:>13}" for name in COLUMNS)]
+    for sample in samples:
+        values = [f"{value(sample):>13.1f}".replace(".0", "  ") for value in COLUMNS.values()]
+        rows.append(f"{sample.at:>8.1f}" + "".join(values))
+    for what, form in SUMMARY.items():
+        cells = (format(column[what], form) for column in summary(samples).values())
+        rows.append(f"{what:>8}" + "".join(cells))
     return rows

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop
 from scripts.load.options import Parser, parse_count, parse_seconds
 from scripts.load.tally import Tally
 
-from .findings import MIB, leaks, table
-from .process import Server, Trouble
+from .findings import MIB, leaks, summary, table
+from .process import Server, Trouble, damage_in
 from .soak import Soak
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def _findings(soak: Soak, tally: Tally, trouble: str, *, interrupted: bool) -> l
         found.append(f"{tally.statuses[500]} answers were 500")
     if soak.complaints:
         found.append(f"{len(soak.complaints)} uploads did not answer at the end")
+    found += damage_in(soak.folder)
     return found if interrupted or trouble else [*found, *leaks(soak.samples)]
 
 
@@ -119,8 +121,12 @@ def _report(
     print(tally.as_text())
     print("\nquiet moments")
     print("\n".join(table(soak.samples)))
-    if soak.peak is not None:
-        print(f"peak RSS under load: {soak.peak.rss / MIB:.1f} MiB")
+    if soak.most is not None:
+        most = soak.most
+        print(
+            f"most under load: {most.rss / MIB:.1f} MiB, {most.descriptors} descriptors, "
+            f"{most.threads} threads, {most.locks} locks"
+        )
     faults = {name: n for name, n in sorted(tally.counts.items()) if name.startswith("fault ")}
     print(", ".join(f"{name.removeprefix('fault ')}: {n}" for name, n in faults.items()))
     print(*soak.complaints[:20], sep="\n")
@@ -133,6 +139,11 @@ def _report(
 
 
 def _as_json(soak: Soak, tally: Tally, found: list[str]) -> dict[str, Any]:
-    names = ("at", "processes", "rss", "descriptors", "threads")
-    samples = [{name: getattr(sample, name) for name in names} for sample in soak.samples]
-    return {"found": found, "samples": samples, "load": tally.as_json()}
+    samples = [asdict(sample) for sample in soak.samples]
+    return {
+        "found": found,
+        "samples": samples,
+        "summary": summary(soak.samples),
+        "most_under_load": asdict(soak.most) if soak.most else None,
+        "load": tally.as_json(),
+    }

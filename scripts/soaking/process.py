@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ COMMAND = (
     *(sys.executable, "-m", "aiotus_server"),
     *("--host", "127.0.0.1", "--port", "{port}", "--dir", "{dir}"),
 )
+LOCK_FILES = (".lock", ".locks")
 ANNOUNCEMENT = b" are stored in "
 PORTS_END = 32_000
 _ports = itertools.count(20_000 + os.getpid() % 10_000)
@@ -36,13 +38,15 @@ class Trouble(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What all processes of the server hold together, ``at`` seconds after the beginning."""
+    """What all processes of the server hold together, ``at`` seconds after the beginning. Of
+    locks only those that the kernel knows of: on the store, and with several workers on uploads."""
 
     at: float
     processes: int
     rss: int  # bytes
     descriptors: int
     threads: int
+    locks: int = 0
 
 
 class Server:
@@ -65,6 +69,7 @@ class Server:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}/files/"
         self.log = log
+        self.folder = folder
         words = [word.replace("{port}", str(self.port)) for word in command]
         self._command = [*(word.replace("{dir}", str(folder)) for word in words), *arguments]
         self._environment = environment or {}
@@ -140,7 +145,8 @@ class Server:
         held = [_held(pid) for pid in _tree(self._process.pid)]
         rss, descriptors, threads = (sum(column) for column in zip(*held, strict=True))
         at = time.monotonic() - self._begun
-        return Sample(at, sum(1 for row in held if row[2]), rss, descriptors, threads)
+        processes = sum(1 for row in held if row[2])
+        return Sample(at, processes, rss, descriptors, threads, _locks(self.folder))
 
     def launch(self) -> None:
         """It is up to others to find out when it accepts connections."""
@@ -190,6 +196,25 @@ def _held(pid: int) -> tuple[int, int, int]:
         return rss, len(os.listdir(f"/proc/{pid}/fd")), int(fields["Threads"])
     except (OSError, KeyError):
         return 0, 0, 0
+
+
+def _locks(folder: Path) -> int:
+    """How many there are on files in ``folder``, waited for or held."""
+    inodes = set()
+    for name in LOCK_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            inodes.add(str((folder / name).stat().st_ino))
+    with contextlib.suppress(FileNotFoundError):
+        places = re.findall(r"[0-9a-f]+:[0-9a-f]+:([0-9]+) ", Path("/proc/locks").read_text())
+        return sum(inode in inodes for inode in places)
+    return 0
+
+
+def damage_in(folder: Path) -> list[str]:
+    """What ``aiotus-server verify`` says if it finds errors."""
+    words = [sys.executable, "-m", "aiotus_server", "verify", "--dir", str(folder.absolute())]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return [] if done.returncode == 0 else [f"verify: {done.stdout}{done.stderr}"]
 
 
 def _free_port() -> int:

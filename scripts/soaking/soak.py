@@ -69,8 +69,9 @@ class Soak:
         self, server: Server, tally: Tally, *, seconds: float, workers: int, kills: int, seed: int
     ) -> None:
         self.samples: list[Sample] = []
-        self.peak: Sample | None = None
+        self.most: Sample | None = None  # of everything, under load
         self.complaints: list[str] = []
+        self.folder = server.folder
         self._server = server
         self._tally = tally
         self._seconds = seconds
@@ -133,8 +134,7 @@ class Soak:
     async def _until(self, moment: float) -> None:
         while (left := moment - time.monotonic()) > 0:
             sample = self._server.sample()
-            if self.peak is None or sample.rss > self.peak.rss:
-                self.peak = sample
+            self.most = sample if self.most is None else _most(self.most, sample)
             await asyncio.sleep(min(1.0, left))
 
     async def _uploads(self) -> None:
@@ -198,3 +198,9 @@ class Soak:
             await asyncio.gather(*(ask() for _ in range(4)))
         finally:
             client.close()
+
+
+def _most(one: Sample, other: Sample) -> Sample:
+    """The greater of both in each column."""
+    pairs = zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True)
+    return type(one)(*map(max, pairs))

@@ -11,7 +11,7 @@ from scripts.load.content import STRIPE, Content
 from scripts.load.plan import Dice, Plan
 from scripts.load.sizes import parse_sizes
 from scripts.load.tally import Tally, Times
-from scripts.soaking.findings import MIB, leaks, slope
+from scripts.soaking.findings import MIB, leaks, slope, summary, table
 from scripts.soaking.process import Sample
 
 LENGTH = 3 * STRIPE + 17
@@ -129,8 +129,10 @@ def test_chance_follows_from_the_seed() -> None:
     assert {fate.cut_at for fate in found} == set(range(100))
 
 
-def sample(at: float, rss: float = 60, descriptors: int = 16, threads: int = 12) -> Sample:
-    return Sample(at, 1, int(rss * MIB), descriptors, threads)
+def sample(
+    at: float, rss: float = 60, descriptors: int = 16, threads: int = 12, locks: int = 1
+) -> Sample:
+    return Sample(at, 1, int(rss * MIB), descriptors, threads, locks)
 
 
 def test_a_server_that_gives_everything_back_has_no_leak() -> None:
@@ -143,6 +145,7 @@ def test_a_server_that_gives_everything_back_has_no_leak() -> None:
         (sample(90, rss=95), "RSS"),
         (sample(90, descriptors=30), "descriptors"),
         (sample(90, threads=25), "threads"),
+        (sample(90, locks=4), "locks"),
         (Sample(90, 2, 60 * MIB, 16, 12), "processes"),
     ],
 )
@@ -153,6 +156,18 @@ def test_what_is_not_given_back_is_a_leak(last: Sample, word: str) -> None:
 
 def test_one_sample_tells_nothing() -> None:
     assert leaks([sample(1)]) == ["the run was too short to tell of leaks"]
+
+
+def test_a_summary_has_both_ends_the_most_and_the_slope() -> None:
+    samples = [sample(0, rss=50), sample(30, rss=70), sample(60, rss=60)]
+    found = summary(samples)["RSS, MiB"]
+    assert found == {"first": 50, "last": 60, "most": 70, "a minute": pytest.approx(10)}
+    assert summary([]) == {}
+    assert [row.split()[:2] for row in table(samples)[-3:]] == [
+        ["last", "1.0"],
+        ["most", "1.0"],
+        ["a", "minute"],
+    ]
 
 
 def test_slope_is_per_minute() -> None:

@@ -26,6 +26,23 @@ def leak(event):
         os.dup(0)
 """
 
+LOCKED = """
+import sys
+
+from aiotus_server import FileLocker, Hooks
+from aiotus_server.locks import Purpose
+
+hooks, left = Hooks(), []
+
+
+@hooks.post_create
+async def lock(event):
+    if not left:
+        left.append(FileLocker(sys.argv[sys.argv.index("--dir") + 1]))
+    await left[0].lock(f"x{len(left)}", Purpose.APPEND, wait=1).__aenter__()
+    left.append(None)
+"""
+
 
 @pytest.mark.timeout(120)
 async def test_the_server_gives_everything_back(tmp_path: Path) -> None:
@@ -36,8 +53,20 @@ async def test_the_server_gives_everything_back(tmp_path: Path) -> None:
     assert "found: nothing" in result.out
     found = json.loads(report.read_text())
     assert len(found["samples"]) >= 2
+    assert found["summary"]["locks"]["most"] >= 1  # on the store
+    assert found["most_under_load"]["rss"] > 0
     assert found["load"]["uploads"]["ok"] > 0
     assert list(tmp_path.iterdir()) == [report]
+
+
+@pytest.mark.timeout(120)
+async def test_locks_that_are_not_given_back_are_found(tmp_path: Path) -> None:
+    (tmp_path / "leaking.py").write_text(LOCKED)
+    options = ["--time=4s", "--clients=3", "--workers=2", "--", "--hooks=leaking:hooks"]
+    process = await begun("soak.py", *options, folder=tmp_path, path=tmp_path)
+    result = await ended(process)
+    assert result.code == 1, result
+    assert "found: locks: " in result.out
 
 
 @pytest.mark.timeout(120)
