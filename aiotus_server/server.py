@@ -225,10 +225,12 @@ class Server:
             await self.events.post_terminate(upload, call)
         await self.concatenation.abandon(waiting)
 
-    async def read(self, upload_id: str) -> Upload:
+    async def read(self, upload_id: str, call: Call) -> Upload:
         """GET: the upload, if it is complete. Takes no lock."""
         await self.start()
         upload = await self.get(upload_id)
+        if isinstance(upload.concat, Final):
+            upload = await self.concatenation.look_at(upload, call)
         check_read(upload)
         return upload
 

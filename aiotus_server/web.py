@@ -308,7 +308,7 @@ class _Handler:
         return _response(responses.terminated())
 
     async def _read(self, request: web.Request, call: Call, upload_id: str) -> web.StreamResponse:
-        upload = await self.server.read(upload_id)
+        upload = await self.server.read(upload_id, call)
         selection = download.select(request.headers, upload)
         response = web.StreamResponse(
             status=selection.status, headers=download.headers_of(upload, selection)
