@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from .tally import Tally
 
 PIECE = 256 * 1024  # bytes handed to the kernel at once
-LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK = b"0\r\n%b\r\n"  # with the trailer
 NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """``length`` bytes in ``pieces``, to be cut after ``cut_at`` of them if ``cut`` says how."""
+    """``length`` bytes in ``pieces``, to be cut after ``cut_at`` of them if ``cut`` says how.
+
+    ``trailer`` has the lines that come behind a body in chunks.
+    """
 
     length: int
     pieces: Iterable[bytes | memoryview]
     cut: Cut | None = None
     cut_at: int = 0
+    trailer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,9 @@ class Client:
                 if not await connection.send(self._coded(piece)):
                     return False
             await pace.after(len(piece))
-        return not self._chunked or body.cut is not None or await connection.send(LAST_CHUNK)
+        if not self._chunked or body.cut is not None:
+            return True
+        return await connection.send(LAST_CHUNK % body.trailer)
 
     def _coded(self, piece: memoryview) -> bytes | memoryview:
         return b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if self._chunked else piece

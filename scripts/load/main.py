@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,14 @@ def in_a_fast_loop(work: Coroutine[None, None, None]) -> None:
         from uvloop import new_event_loop as factory  # type: ignore[assignment]  # noqa: PLC0415
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(work)
+
+
+async def interruptible(work: Coroutine[None, None, None]) -> None:
+    """SIGTERM cancels it, as Ctrl-C does. Raises CancelledError then."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await work
 
 
 async def _shown(made: object, plan: Plan, tally: Tally) -> None:

@@ -49,6 +49,7 @@ def add_load(to: argparse.ArgumentParser) -> None:
     add("--chunk", type=converted(parse_chunk), metavar="SIZE", help="bytes per PATCH; all in one")
     add("--concurrency", type=converted(parse_count), default=4, metavar="N", help="default: 4")
     add("--with-upload", action="store_true", help="send the first chunk in the POST")
+    add("--defer-length", action="store_true", help="tell the length in the last PATCH")
     add(
         "--parallel",
         type=converted(parse_count),
@@ -81,6 +82,7 @@ def add_faults(to: argparse.ArgumentParser) -> None:
         help="how: of rst, fin, silent; default: all",
     )
     add("--checksum", choices=algorithms(), metavar="NAME", help=", ".join(algorithms()))
+    add("--trailer", action="store_true", help="send it behind the body; needs --chunked")
     add(
         "--wrong-checksums",
         type=converted(parse_share),
@@ -127,6 +129,8 @@ def plan_of(values: argparse.Namespace) -> Plan:
     """Raises ValueError with a sentence for flags that do not go together."""
     if values.wrong_checksums and not values.checksum:
         raise ValueError("--wrong-checksums needs --checksum")
+    if values.trailer and not (values.checksum and values.chunked):
+        raise ValueError("--trailer needs --checksum and --chunked")
     if values.wrong_checksums + values.kill_rate > LARGEST_SHARE:
         raise ValueError("--kill-rate and --wrong-checksums leave too little to get through")
     if values.folder is not None and not values.folder.is_dir():
@@ -140,9 +144,11 @@ def plan_of(values: argparse.Namespace) -> Plan:
         chunk=values.chunk,
         concurrency=values.concurrency,
         with_upload=values.with_upload,
+        defer_length=values.defer_length,
         kill_rate=values.kill_rate,
         cuts=values.cuts,
         checksum=values.checksum,
+        trailer=values.trailer,
         wrong_checksums=values.wrong_checksums,
         parallel=values.parallel,
         rate=values.rate,

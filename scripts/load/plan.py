@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``chunk`` is in bytes, None for everything in one PATCH; rates and shares are
-    probabilities."""
+    probabilities; ``longest_pause`` between two attempts is in seconds. ``atomic`` when a body with
+    a checksum must count whole or not at all: the protocol leaves open what a broken one does."""
 
     url: str
     uploads: int = 10
@@ -27,13 +28,17 @@ class Plan:
     chunk: int | None = None
     concurrency: int = 4
     with_upload: bool = False
+    defer_length: bool = False
     kill_rate: float = 0.0
     cuts: tuple[Cut, ...] = tuple(Cut)
     checksum: str | None = None
+    trailer: bool = False
+    atomic: bool = False
     wrong_checksums: float = 0.0
     parallel: int = 1
     rate: int | None = None
     retries: int = 10
+    longest_pause: float = 2.0
     seed: int = 1
     timeout: float = 30.0
     metadata: tuple[tuple[str, str], ...] = ()
@@ -82,4 +87,5 @@ class Dice:
 
     def pause(self, attempt: int) -> float:
         """Seconds to wait before the attempt after ``attempt`` that came to nothing."""
-        return min(2.0, 0.05 * 2.0**attempt) * self._random.uniform(0.5, 1.0)
+        longest = self._plan.longest_pause
+        return min(longest, 0.05 * 2.0 ** min(attempt, 20)) * self._random.uniform(0.5, 1.0)

@@ -111,7 +111,9 @@ async def check_offer(plan: Plan, client: Client) -> None:
     needed = {
         "creation": True,
         "creation-with-upload": plan.with_upload,
+        "creation-defer-length": plan.defer_length,
         "checksum": plan.checksum is not None,
+        "checksum-trailer": plan.trailer,
         "concatenation": plan.parallel > 1,
         "termination": plan.delete,
     }

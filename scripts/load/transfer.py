@@ -56,6 +56,8 @@ class Transfer:
         self._content = content
         self._begin = begin
         self._reached = 0  # the most that may have arrived
+        self._body_end = 0  # of the last body with right bytes
+        self._declared = not plan.defer_length  # the server knows the length
         self._attempts = 0
         self._cut_since: float | None = None
         self._silent: list[Connection] = []
@@ -69,7 +71,7 @@ class Transfer:
         """Create it, with these headers, and send everything."""
         try:
             await self._create(headers)
-            while self.offset < self.length:
+            while self.offset < self.length or not self._declared:
                 await self._append()
         finally:
             for connection in self._silent:
@@ -78,7 +80,8 @@ class Transfer:
     # Creation
 
     async def _create(self, headers: Mapping[str, str]) -> None:
-        fields = {**headers, "Upload-Length": str(self.length)}
+        length = {"Upload-Length": str(self.length)}
+        fields = {**headers, **(length if self._declared else {"Upload-Defer-Length": "1"})}
         while not self.url:
             begun = time.perf_counter()
             outcome, fate = await self._try_to_create(fields)
@@ -98,8 +101,9 @@ class Transfer:
         if not self._plan.with_upload or not size:
             return await self._client.request("POST", self._plan.url, fields), Fate()
         fate = self._dice.fate_of(size)
-        fields = {**fields, **OCTETS, **await self._checksum(0, size)}
-        body = self._body(0, size, fate)
+        checksum = await self._checksum(0, size)
+        body = self._body(0, size, fate, checksum)
+        fields = {**fields, **OCTETS, **self._announced(checksum)}
         return await self._client.request("POST", self._plan.url, fields, body), fate
 
     def _created(self, reply: Reply, fate: Fate) -> None:
@@ -107,7 +111,7 @@ class Transfer:
         if fate.wrong:
             self._refused(reply.status == MISMATCH)
             return
-        self._reached = reply.sent
+        self._reached = self._body_end = reply.sent
         if reply.sent:
             # "The Server MUST include the Upload-Offset header"; those that do not are asked.
             self._advance(reply.offset if reply.offset is not None else 0)
@@ -117,13 +121,16 @@ class Transfer:
     async def _append(self) -> None:
         end = min(self.length, self.offset + (self._plan.chunk or self.length))
         fate = self._dice.fate_of(end - self.offset)
-        fields = {**OCTETS, "Upload-Offset": str(self.offset)}
-        fields |= await self._checksum(self.offset, end)
+        checksum = await self._checksum(self.offset, end)
+        fields = {**OCTETS, "Upload-Offset": str(self.offset), **self._announced(checksum)}
+        if end == self.length and not self._declared:
+            fields["Upload-Length"] = str(self.length)
         begun = time.perf_counter()
-        body = self._body(self.offset, end, fate)
+        body = self._body(self.offset, end, fate, checksum)
         outcome = await self._client.request("PATCH", self.url, fields, body)
         if not fate.wrong:
             self._reached = max(self._reached, self.offset + outcome.sent)
+            self._body_end = end
         if isinstance(outcome, Reply) and outcome.status in (200, 204):
             self._tally.times["patch"].add(time.perf_counter() - begun)
             self._acknowledged(outcome, end, fate)
@@ -142,6 +149,7 @@ class Transfer:
             raise Failed("PATCH was answered without Upload-Offset")
         if reply.offset != end:
             raise Wrong(f"PATCH up to {end} was answered with Upload-Offset {reply.offset}")
+        self._declared = self._declared or end == self.length
         self._advance(reply.offset)
 
     def _refused(self, refused: bool) -> None:
@@ -155,6 +163,12 @@ class Transfer:
             raise Wrong(f"the offset went back from {self.offset} to {offset}")
         if offset > self._reached:
             raise Wrong(f"the offset is {offset}, but only {self._reached} bytes were sent")
+        if (
+            self._plan.atomic
+            and self._plan.checksum
+            and offset not in (self.offset, self._body_end)
+        ):
+            raise Wrong(f"the offset is {offset}, within a body that had a checksum")
         if offset > self.offset:
             self._attempts = 0
         self._tally.counts["bytes"] += offset - self.offset
@@ -181,6 +195,7 @@ class Transfer:
             if isinstance(outcome, Reply) and outcome.status in (200, 204):
                 if outcome.offset is None:
                     raise Failed("HEAD was answered without Upload-Offset")
+                self._declared = self._declared or "upload-length" in outcome.headers
                 self._advance(outcome.offset)
                 return
             if isinstance(outcome, Reply) and outcome.status not in PASSING:
@@ -202,21 +217,28 @@ class Transfer:
 
     # Bodies
 
-    def _body(self, begin: int, end: int, fate: Fate) -> Body:
+    def _body(self, begin: int, end: int, fate: Fate, checksum: str) -> Body:
         pieces = self._content.pieces(self._begin + begin, self._begin + end)
         if fate.wrong:
             pieces = _spoilt(pieces)
-        return Body(end - begin, pieces, fate.cut, fate.cut_at)
+        trailer = f"Upload-Checksum: {checksum}\r\n".encode() if self._plan.trailer else b""
+        return Body(end - begin, pieces, fate.cut, fate.cut_at, trailer)
 
-    async def _checksum(self, begin: int, end: int) -> dict[str, str]:
+    def _announced(self, checksum: str) -> dict[str, str]:
+        if self._plan.trailer:
+            return {"Trailer": "Upload-Checksum"}
+        return {"Upload-Checksum": checksum} if checksum else {}
+
+    async def _checksum(self, begin: int, end: int) -> str:
+        """Empty if the plan has none."""
         name = self._plan.checksum
         if name is None:
-            return {}
+            return ""
         if end - begin <= HASHED_IN_THREAD:
             digest = self._digest(name, begin, end)
         else:
             digest = await asyncio.to_thread(self._digest, name, begin, end)
-        return {"Upload-Checksum": f"{name} {base64.b64encode(digest).decode()}"}
+        return f"{name} {base64.b64encode(digest).decode()}"
 
     def _digest(self, name: str, begin: int, end: int) -> bytes:
         hasher = algorithm(name).new()

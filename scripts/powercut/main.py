@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiotus_server import Durability
 from aiotus_server.arguments import converted
-from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop
+from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop, interruptible
 from scripts.load.options import Parser, parse_count
 from scripts.soaking.process import COMMAND, Trouble
 
@@ -126,18 +125,11 @@ def _run(
     ):
         run = Run(disk, _command(values, level), promise, cuts=values.cuts, seed=values.seed)
         try:
-            in_a_fast_loop(_interruptible(run))
+            in_a_fast_loop(interruptible(run.run(_progress)))
         finally:
             print(as_text(title, run.findings), end="\n\n", flush=True)
             found.append({"run": title, **as_json(run.findings)})
     return WRONG if run.findings.violations else 0
-
-
-async def _interruptible(run: Run) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await run.run(_progress)
 
 
 def _progress(findings: Findings) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 REPOSITORY = Path(__file__).parents[2]
 STARTING = 30.0  # seconds
@@ -25,6 +25,7 @@ COMMAND = (
     *(sys.executable, "-m", "aiotus_server"),
     *("--host", "127.0.0.1", "--port", "{port}", "--dir", "{dir}"),
 )
+ANNOUNCEMENT = b" are stored in "
 PORTS_END = 32_000
 _ports = itertools.count(20_000 + os.getpid() % 10_000)
 
@@ -48,8 +49,8 @@ class Server:
     """``python -m aiotus_server`` with ``arguments``, on a free port of loopback.
 
     Or another server: ``command``, in which ``{port}`` and ``{dir}`` stand for these. It can be
-    stopped or killed, and started again on the same port and folder. What it prints is in
-    ``log``.
+    stopped or killed, and started again on the same port and folder. ``environment`` is added
+    to ours. What it prints is in ``log``.
     """
 
     def __init__(
@@ -59,18 +60,21 @@ class Server:
         arguments: Sequence[str],
         *,
         command: Sequence[str] = COMMAND,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}/files/"
         self.log = log
         words = [word.replace("{port}", str(self.port)) for word in command]
         self._command = [*(word.replace("{dir}", str(folder)) for word in words), *arguments]
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._printed = 0  # bytes, before it was launched
         self._begun = time.monotonic()
 
     async def start(self) -> None:
         """Afterwards it accepts connections. Raises Trouble."""
-        self._launch()
+        self.launch()
         deadline = time.monotonic() + STARTING
         while not await self._accepts():
             self.check()
@@ -84,6 +88,36 @@ class Server:
         if code is not None:
             last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
             raise Trouble(f"the server ended by itself with {code}: {last}")
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been launched, and not been ended by us."""
+        return self._process is not None
+
+    @property
+    def announced(self) -> bool:
+        """Whether it has said that all its workers are there."""
+        with contextlib.suppress(FileNotFoundError), self.log.open("rb") as log:
+            log.seek(self._printed)
+            return ANNOUNCEMENT in log.read()
+        return False
+
+    def workers(self) -> list[int]:
+        """The ids of the processes that it has started."""
+        return [] if self._process is None else list(_tree(self._process.pid))[1:]
+
+    async def kill(self) -> None:
+        """SIGKILL for all its processes at once."""
+        process, self._process = self._process, None
+        if process is not None:
+            await asyncio.to_thread(_end_group, process)
+
+    async def kill_first(self) -> None:
+        """SIGKILL for the process that was launched, and not for its workers: ``kill`` has still
+        to be called."""
+        if self._process is not None:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
 
     async def end(self, number: signal.Signals) -> None:
         """Afterwards the process is gone. Raises Trouble if it had to be killed."""
@@ -108,13 +142,15 @@ class Server:
         at = time.monotonic() - self._begun
         return Sample(at, sum(1 for row in held if row[2]), rss, descriptors, threads)
 
-    def _launch(self) -> None:
+    def launch(self) -> None:
+        """It is up to others to find out when it accepts connections."""
+        self._printed = self.log.stat().st_size if self.log.exists() else 0
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         kept = {name: text for name, text in os.environ.items() if not name.startswith("AIOTUS_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                env={**kept, "PYTHONPATH": path.rstrip(os.pathsep)},
+                env={**kept, **self._environment, "PYTHONPATH": path.rstrip(os.pathsep)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

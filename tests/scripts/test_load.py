@@ -67,6 +67,8 @@ async def test_every_byte_is_there(server: ServerProcess, tmp_path: Path) -> Non
         ["--with-upload", "--checksum=sha1", "--wrong-checksums=.2"],
         ["--parallel=3", "--metadata=filename=täst.bin", "--metadata=empty", "--delete"],
         ["--chunked", "--size=lognormal:300KiB,1,3MiB"],
+        ["--defer-length", "--with-upload"],
+        ["--trailer", "--chunked", "--checksum=sha1", "--wrong-checksums=.2"],
     ],
     ids=lambda arguments: arguments[0],
 )
