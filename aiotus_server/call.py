@@ -21,3 +21,4 @@ class Call(Struct, frozen=True):
     offer: Offer
     upload_url: Callable[[str], str]
     request: Any = None
+    owner: str | None = None  # who asks, as ``authorize`` has said

@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from . import __version__
+from . import __version__, owners
 from .app import Settings
 from .arguments import Parser
 from .commands import gc, list_uploads, rm, show, verify
 from .cors import Cors
 from .flags import SERVE_GROUPS
+from .hooks import Hooks
 from .listening import Failure, Listening, reason_of
 from .options import EXTENSIONS, Expiry, Options, random_id
 from .starting import hooks_of, imported, start_logging
@@ -118,7 +119,7 @@ def _checked(
 def settings_of(values: argparse.Namespace) -> Settings:
     """Raises ValueError for options that do not go together, Failure for hooks that are not."""
     # Hooks first: their module may register a checksum algorithm.
-    hooks = hooks_of(values.hooks)
+    hooks = _with_owners(hooks_of(values.hooks), values)
     return Settings(
         directory=Path(values.dir).absolute(),
         prefix=values.prefix,
@@ -127,6 +128,16 @@ def settings_of(values: argparse.Namespace) -> Settings:
         options=options_of(values),
         hooks=hooks,
     )
+
+
+def _with_owners(hooks: Hooks | None, values: argparse.Namespace) -> Hooks | None:
+    if values.owner_header is None:
+        return hooks
+    if not values.trust_forwarded:
+        raise ValueError("owner-header needs trust-forwarded")
+    hooks = hooks or Hooks()
+    hooks.authorize.insert(0, owners.named_by(values.owner_header))
+    return hooks
 
 
 def options_of(values: argparse.Namespace) -> Options:
@@ -145,6 +156,10 @@ def options_of(values: argparse.Namespace) -> Options:
         delete_partials=values.delete_partials,
         read=not values.no_download,
         cors=None if values.no_cors else _cors_of(values),
+        max_request_size=values.max_request_size,
+        max_bodies=values.max_bodies,
+        min_rate=values.min_rate,
+        min_rate_window=values.min_rate_window,
         read_timeout=values.read_timeout,
         lock_timeout=values.lock_timeout,
         direct_from=values.direct_from,
@@ -192,6 +207,7 @@ def listening_of(values: argparse.Namespace) -> Listening:
         tls=_tls_of(values),
         access_log=values.access_log,
         grace=values.grace.total_seconds(),
+        header_timeout=values.header_timeout.total_seconds(),
         workers=values.workers,
         affinity=not values.no_affinity,
         uvloop=not values.no_uvloop,

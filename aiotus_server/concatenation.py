@@ -59,6 +59,9 @@ class Concatenation:
         """POST of a final upload: the upload, joined if all partials are complete, and its URL."""
         server, events = self._server, self._server.events
         parts = await self._parts(final)
+        for part in parts.values():
+            if part.owner not in (None, call.owner):
+                raise PartialUnknown
         length = self._check(parts, final, call)
         upload = replace(server.new_upload(create, call), length=length)
         upload = await events.pre_create(upload, call)

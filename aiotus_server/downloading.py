@@ -8,6 +8,7 @@ from logging import getLogger
 from typing import TYPE_CHECKING
 
 from . import _aiohttp, threads
+from .disk_errors import disk_errors
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -39,7 +40,8 @@ async def send(
         _aiohttp.drop(request)
     except Exception as error:
         if not response.prepared:
-            raise
+            with disk_errors():
+                raise
         # Another answer would be taken for the file's bytes.
         _log.error("The download of %s ended early: %s", upload.upload_id, error)
         _aiohttp.drop(request)

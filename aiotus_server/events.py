@@ -46,9 +46,17 @@ class Events:
     def judges_access(self) -> bool:
         return bool(self._hooks.authorize)
 
-    async def authorize(self, verb: str, upload_id: str | None, request: Any) -> None:
+    async def authorize(self, verb: str, upload_id: str | None, request: Any) -> str | None:
+        """Who asks, if the hooks say so."""
         event = AuthorizeEvent(verb=verb, upload_id=upload_id, request=request)
-        await _judge(self._hooks.authorize, event)
+        owner = None
+        for answer in await _judge(self._hooks.authorize, event):
+            if isinstance(answer, str):
+                owner = answer
+            elif answer not in (None, True):
+                _log.error("authorize must return the owner, a text, or None, not %r", answer)
+                raise HookFailed
+        return owner
 
     async def pre_create(self, upload: Upload, call: Call) -> Upload:
         """The upload as the hooks want it. Its id is fit to be one, whoever made it."""
@@ -226,10 +234,11 @@ def metadata_of(upload: Upload) -> Mapping[str, bytes | None]:
     return parse_metadata(upload.metadata, lenient=True)
 
 
-async def _judge(hooks: HookList[_Event], event: _Event) -> None:
-    """Run hooks that may refuse. An error of theirs is not the client's to see."""
+async def _judge(hooks: HookList[_Event], event: _Event) -> list[Any]:
+    """Run hooks that may refuse: what they return. An error of theirs is not the client's to
+    see."""
     try:
-        await hooks.run(event)
+        return await hooks.run(event)
     except TusError:
         raise
     except Exception as error:

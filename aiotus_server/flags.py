@@ -173,6 +173,46 @@ SERVE_GROUPS = (
                 shown="none",
             ),
             Option(
+                "max-request-size",
+                "SIZE",
+                "largest body of one request (413); none for no limit",
+                parse_limit,
+                shown="none",
+            ),
+            Option(
+                "max-bodies",
+                "N",
+                "receive so many bodies at once, in each worker; one more is answered 503; none "
+                "for no limit",
+                parse_limit,
+                shown="none",
+            ),
+            Option(
+                "min-rate",
+                "SIZE",
+                "end a request whose body brings less than this a second over --min-rate-window; "
+                "its bytes are kept",
+                parse_size,
+                0,
+                shown="0",
+            ),
+            Option(
+                "min-rate-window",
+                "TIME",
+                "for how long that is measured",
+                parse_duration,
+                timedelta(seconds=30),
+                shown="30s",
+            ),
+            Option(
+                "header-timeout",
+                "TIME",
+                "close a new connection that has not sent the head of a request by then",
+                parse_duration,
+                timedelta(seconds=30),
+                shown="30s",
+            ),
+            Option(
                 "reserve",
                 "SIZE",
                 "create no upload while less than this is free on the disk",
@@ -280,6 +320,13 @@ SERVE_GROUPS = (
             Switch(
                 "trust-forwarded",
                 "believe Forwarded and X-Forwarded-*; only behind a proxy that sets them",
+            ),
+            Option(
+                "owner-header",
+                "NAME",
+                "uploads belong to whom this header names, which the proxy sets; for others they "
+                "are not there, and without it a request is refused; needs --trust-forwarded",
+                parse_text,
             ),
             Option(
                 "public-prefix",

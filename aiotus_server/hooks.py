@@ -7,7 +7,7 @@ error in any other hook is logged; it harms neither the upload nor the request.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -24,7 +24,12 @@ _log = getLogger("aiotus_server")
 @dataclass(kw_only=True, slots=True)
 class AuthorizeEvent:
     """Before the store is asked. ``verb`` is one of create, append, inspect, terminate, read;
-    ``upload_id`` is None for create."""
+    ``upload_id`` is None for create.
+
+    A hook may return the name of who asks, a text. An upload belongs to whom its creation named,
+    and for others it is not there: 404, whatever they ask. One that was created without a name is
+    everybody's.
+    """
 
     verb: str
     upload_id: str | None
@@ -96,19 +101,20 @@ _Event = TypeVar("_Event")
 _Hook = TypeVar("_Hook", bound=Callable[[Any], Any])
 
 
-class HookList(list[Callable[[_Event], Awaitable[None] | None]], Generic[_Event]):
+class HookList(list[Callable[[_Event], Any]], Generic[_Event]):
     """A list of callables that adds one when it is used as a decorator."""
 
     def __call__(self, hook: _Hook) -> _Hook:
         self.append(hook)
         return hook
 
-    async def run(self, event: _Event) -> None:
-        """One after the other; what one raises is raised."""
+    async def run(self, event: _Event) -> list[Any]:
+        """One after the other: what they return. What one raises is raised."""
+        results: list[Any] = []
         for hook in self:
-            result = hook(event)
-            if inspect.isawaitable(result):
-                await result
+            result: Any = hook(event)
+            results.append(await result if inspect.isawaitable(result) else result)
+        return results
 
     async def notify(self, event: _Event) -> bool:
         """One after the other; what one raises is logged. Whether none did."""

@@ -31,6 +31,7 @@ class Listening:
     """Where connections come from, and what is the same for all of them.
 
     grace: seconds from a signal to the end of the process, at most.
+    header_timeout: seconds that a new connection may take to send the head of a request.
     workers: processes that accept connections.
     affinity: keep each of them on a core of its own.
     uvloop: use it where it is installed.
@@ -43,6 +44,7 @@ class Listening:
     tls: ssl.SSLContext | None = None
     access_log: bool = False
     grace: float = 8.0
+    header_timeout: float = 30.0
     workers: int = 1
     affinity: bool = True
     uvloop: bool = True

@@ -64,6 +64,10 @@ class Expiry:
 # What a value must be, where another type would be noticed at some request only.
 _kinds: dict[str, tuple[Any, ...]] = {
     "max_size": (int, type(None)),
+    "max_request_size": (int, type(None)),
+    "max_bodies": (int, type(None)),
+    "min_rate": (int,),
+    "min_rate_window": (timedelta,),
     "expiry": (Expiry, type(None)),
     "location": (str,),
     "cors": (Cors, type(None)),
@@ -86,6 +90,13 @@ class Options:
     """How uploads are received. Raises ValueError when a value makes no sense.
 
     max_size: largest upload in bytes (Tus-Max-Size), None for no limit.
+    max_request_size: largest body of one request in bytes, None for no limit; a larger one is
+        answered 413, and a client may go on with smaller ones.
+    max_bodies: so many bodies are received at once by this server, None for no limit; one more
+        is answered 503 before any of it is read, unless it takes the place of another of the
+        same upload.
+    min_rate: bytes a second that a body must bring on average over ``min_rate_window``, counted
+        while the server waits for it; else it ends early like one that is silent. 0 for any.
     expiry: when unfinished uploads expire, None for never (no ``expiration`` then).
     extensions: what may be offered, of what the store can do.
     algorithms: the checksum algorithms on offer, None for all that are registered.
@@ -109,6 +120,10 @@ class Options:
     """
 
     max_size: int | None = None
+    max_request_size: int | None = None
+    max_bodies: int | None = None
+    min_rate: int = 0
+    min_rate_window: timedelta = timedelta(seconds=30)
     expiry: Expiry | None = None
     extensions: frozenset[str] = EXTENSIONS
     algorithms: tuple[str, ...] | None = None
@@ -129,11 +144,12 @@ class Options:
 
     def __post_init__(self) -> None:
         self._check_types()
-        _require(self.max_size is None or self.max_size >= 0, "max_size must not be negative")
+        for name in ("max_size", "max_request_size", "direct_from"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"{name} must not be negative")
+        _require(self.max_bodies is None or self.max_bodies > 0, "max_bodies must be at least 1")
+        _require(self.min_rate >= 0, "min_rate must not be negative")
         _require(self.reserve >= 0, "reserve must not be negative")
-        _require(
-            self.direct_from is None or self.direct_from >= 0, "direct_from must not be negative"
-        )
         _require(
             not isinstance(self.extensions, str), "extensions must be a set of names, not one text"
         )
@@ -144,7 +160,7 @@ class Options:
             _require(name in algorithms(), f"no checksum algorithm {name} is registered")
         if self.algorithms is not None and "checksum" in self.extensions:
             _require("sha1" in self.algorithms, "the protocol demands sha1 among the algorithms")
-        for name in ("read_timeout", "lock_timeout"):
+        for name in ("read_timeout", "lock_timeout", "min_rate_window"):
             _require(getattr(self, name) > timedelta(0), f"{name} must be longer than nothing")
         _require(
             not isinstance(self.public_prefixes, str),

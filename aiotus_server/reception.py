@@ -9,13 +9,20 @@ from msgspec.structs import replace
 from .body import Body, Source, hash_somewhere
 from .disk_errors import disk_errors
 from .protocol.checksum import hashers_for
-from .protocol.errors import BodyTooLong, ChecksumMismatch, MaxSizeExceeded, TusError
+from .protocol.errors import (
+    BodyTooLong,
+    ChecksumMismatch,
+    MaxSizeExceeded,
+    RequestTooLong,
+    TusError,
+)
 from .protocol.headers import BEYOND_63_BITS
 from .stores.base import ChecksumStore, DeferLengthStore, ReadableStore, Store
 
 if TYPE_CHECKING:
     from .call import Call
     from .events import Events
+    from .options import Options
     from .protocol.checksum import Checksum
     from .protocol.requests import Append, Create
     from .protocol.uploads import Upload
@@ -31,7 +38,7 @@ class Reception:
 
     def body(self, asked: Create | Append, upload: Upload, source: Source, call: Call) -> Body:
         """What ``source`` may give to ``upload``."""
-        limit, too_long = _limit_of(upload, call.options.max_size)
+        limit, too_long = _limit_of(upload, call.options)
         return Body(
             source,
             limit=limit,
@@ -131,9 +138,15 @@ class Reception:
                 body.error = None
 
 
-def _limit_of(upload: Upload, max_size: int | None) -> tuple[int, TusError]:
-    """How many bytes ``upload`` may still be given, and the error for more."""
-    if upload.room is not None:
-        return upload.room, BodyTooLong()
-    largest = BEYOND_63_BITS - 1 if max_size is None else max_size
-    return largest - upload.offset, MaxSizeExceeded(largest)
+def _limit_of(upload: Upload, options: Options) -> tuple[int, TusError]:
+    """How many bytes ``upload`` may be given by one request, and the error for more."""
+    largest, room = BEYOND_63_BITS - 1, upload.room
+    if options.max_size is not None:
+        largest = options.max_size
+    too_long: TusError = BodyTooLong()
+    if room is None:
+        room, too_long = largest - upload.offset, MaxSizeExceeded(largest)
+    at_once = options.max_request_size
+    if at_once is not None and at_once < room:
+        return at_once, RequestTooLong(at_once)
+    return room, too_long

@@ -5,6 +5,7 @@ from __future__ import annotations
 from logging import getLogger
 from typing import TYPE_CHECKING
 
+from .damage import get_held
 from .disk_errors import disk_errors
 from .locks import Purpose
 from .protocol.errors import Refuse, TusError, UploadLocked, UploadNotFound
@@ -50,7 +51,7 @@ async def _deliver(server: Server, upload_id: str, call: Call, wait: float) -> b
     try:
         async with server.locker.lock(upload_id, Purpose.RECOVER, wait=wait):
             try:
-                upload = await server.get(upload_id)
+                upload = await get_held(server.store, upload_id)
             except UploadNotFound:
                 await server.store.delivered(upload_id)
             else:

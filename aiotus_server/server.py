@@ -23,6 +23,7 @@ from .protocol.errors import (
     FinalNotAppendable,
     ServerStopping,
     StoreFull,
+    TooManyBodies,
     TusError,
     UploadDisplaced,
     UploadLocked,
@@ -32,7 +33,9 @@ from .protocol.errors import (
 from .protocol.rules import (
     check_append,
     check_create,
+    check_owner,
     check_read,
+    check_request_size,
     check_terminate,
     not_expired,
 )
@@ -80,7 +83,7 @@ class Server:
         self._opening: asyncio.Future[None] | None = None
         self._open = False
         self.stopping = False
-        self._running: set[Source] = set()
+        self._running: dict[Source, str | None] = {}  # and whose body it is
         self._idle = asyncio.Event()
 
     async def start(self) -> None:
@@ -129,6 +132,8 @@ class Server:
         if not self._open:
             await self.start()
         check_create(create, call.options.max_size)
+        check_request_size(create.body_length, call.options.max_request_size)
+        self._check_bodies(create, call.options)
         if call.options.reserve:
             await self._check_reserve(call.options)
         if isinstance(create.concat, Final):
@@ -171,6 +176,7 @@ class Server:
     async def _append_locked(
         self, upload_id: str, append: Append, source: Source, call: Call
     ) -> Upload:
+        check_request_size(append.body_length, call.options.max_request_size)
         async with self.receiving(upload_id, source, call, append):
             upload = self.events.expected(await get_held(self.store, upload_id))
             if upload.unverified:
@@ -219,10 +225,12 @@ class Server:
             await self.events.post_terminate(upload, call)
         await self.concatenation.abandon(waiting)
 
-    async def read(self, upload_id: str) -> Upload:
+    async def read(self, upload_id: str, call: Call) -> Upload:
         """GET: the upload, if it is complete. Takes no lock."""
         await self.start()
         upload = await self.get(upload_id)
+        if isinstance(upload.concat, Final):
+            upload = await self.concatenation.look_at(upload, call)
         check_read(upload)
         return upload
 
@@ -235,6 +243,16 @@ class Server:
             return
         if isinstance(upload.concat, Final):
             raise FinalNotAppendable
+
+    async def check_access(self, upload_id: str, call: Call) -> None:
+        """Raises UploadNotFound when the upload belongs to somebody else than who asks. Before
+        any lock is taken: nobody who uses it is disturbed."""
+        await self.start()
+        try:
+            upload = await self.get(upload_id)
+        except UploadNotFound:
+            return  # who is answered so by the verb itself
+        check_owner(upload, call.owner)
 
     # What the verbs are made of
 
@@ -251,6 +269,7 @@ class Server:
             concat_header=create.concat_header,
             expires=now + expiry.after if expiry else None,
             lifetime=expiry.after if expiry and expiry.sliding else None,
+            owner=call.owner,
         )
 
     def lock(
@@ -269,23 +288,35 @@ class Server:
         """The lock on the upload that ``source`` is for, which is interrupted when the lock is
         wanted, and by ``stop``. Without ``asked`` it is for a concatenation.
         """
+        self._check_bodies(asked, call.options, upload_id)
         purpose = Purpose.CONCATENATE if asked is None else Purpose.APPEND
         lock = self.lock(upload_id, purpose, call.options)
-        return _Receiving(self, source, asked, lock)
+        body_of = upload_id if asked is not None and asked.body_length != 0 else None
+        return _Receiving(self, source, asked, lock, body_of)
+
+    def _check_bodies(
+        self, asked: Create | Append | None, options: Options, upload_id: str | None = None
+    ) -> None:
+        """Raises TooManyBodies, unless this one is to take the place of another."""
+        if options.max_bodies is None or asked is None or asked.body_length == 0:
+            return
+        bodies = [body_of for body_of in self._running.values() if body_of is not None]
+        if len(bodies) >= options.max_bodies and upload_id not in bodies:
+            raise TooManyBodies
 
     @property
     def sources(self) -> frozenset[Source]:
         """Those of which bytes are being received."""
         return frozenset(self._running)
 
-    def begin(self, source: Source) -> None:
+    def begin(self, source: Source, body_of: str | None = None) -> None:
         """``stop`` interrupts ``source`` from now on, and waits for its ``end``."""
         if self.stopping:
             source.interrupt(ServerStopping())
-        self._running.add(source)
+        self._running[source] = body_of
 
     def end(self, source: Source) -> None:
-        self._running.discard(source)
+        self._running.pop(source, None)
         if not self._running:
             self._idle.set()
 
@@ -303,7 +334,7 @@ _PATIENT = (Purpose.EXPIRE, Purpose.RECOVER)
 class _Receiving(AbstractAsyncContextManager[None]):
     """A lock under which bytes come from a source; see ``Server.receiving``."""
 
-    __slots__ = ("_asked", "_lock", "_server", "_source")
+    __slots__ = ("_asked", "_body_of", "_lock", "_server", "_source")
 
     def __init__(
         self,
@@ -311,14 +342,16 @@ class _Receiving(AbstractAsyncContextManager[None]):
         source: Source,
         asked: Create | Append | None,
         lock: AbstractAsyncContextManager[Lock],
+        body_of: str | None,
     ) -> None:
+        self._body_of = body_of
         self._server = server
         self._source = source
         self._asked = asked
         self._lock = lock
 
     async def __aenter__(self) -> None:
-        self._server.begin(self._source)
+        self._server.begin(self._source, self._body_of)
         try:
             lock = await self._lock.__aenter__()
         except BaseException:

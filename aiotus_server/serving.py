@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from . import threads
+from ._aiohttp import HEADER_TIMEOUT
 from .app import Settings, make_app
 from .listening import BACKLOG, Failure, Listening, Sockets, reason_of
 from .protocol.errors import StoreUnavailable, TusError
@@ -82,6 +83,7 @@ async def _serve(
     servers: list[asyncio.AbstractServer] = []
     try:
         await _open(runner, settings)
+        setattr(runner.server, HEADER_TIMEOUT, listening.header_timeout)
         servers = await _accept(runner, sockets, listening)
         _spare_collector()
         ready()

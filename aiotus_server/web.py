@@ -15,6 +15,7 @@ from typing import Any, TypeVar, overload
 
 from aiohttp import HttpVersion11, web
 from msgspec import Struct
+from msgspec.structs import replace
 
 from . import _aiohttp, downloading
 from .call import Call
@@ -245,8 +246,10 @@ class _Handler:
             raise MethodNotAllowed(allowed)
         mount = LateMount(request, options)
         call = Call(options, terms.offer, mount.upload_url, request)
-        if self.server.events.judges_access:
-            await self.server.events.authorize(_VERBS[method], upload_id, request)
+        judges_access = self.server.events.judges_access
+        if judges_access:
+            owner = await self.server.events.authorize(_VERBS[method], upload_id, request)
+            call = replace(call, owner=owner)
         if not self._running:
             await self.server.start()
             self._run()
@@ -254,6 +257,8 @@ class _Handler:
             return await self._create(request, call, mount)
         if not UPLOAD_ID.fullmatch(upload_id):
             raise UploadNotFound
+        if judges_access:
+            await self.server.check_access(upload_id, call)
         return await self._verbs[method](request, call, upload_id)
 
     def _terms_of(self, options: Options, *, trailers: bool) -> _Terms:
@@ -303,7 +308,7 @@ class _Handler:
         return _response(responses.terminated())
 
     async def _read(self, request: web.Request, call: Call, upload_id: str) -> web.StreamResponse:
-        upload = await self.server.read(upload_id)
+        upload = await self.server.read(upload_id, call)
         selection = download.select(request.headers, upload)
         response = web.StreamResponse(
             status=selection.status, headers=download.headers_of(upload, selection)

@@ -257,7 +257,7 @@ async def test_list_stops_when_nobody_reads(root: Path) -> None:
 async def test_show_tells_all(root: Path) -> None:
     hour = timedelta(hours=1)
     async with opened(root) as store:
-        facts = {"metadata": f"{metadata('a.txt')},raw /w==,flag", "lifetime": hour}
+        facts = {"metadata": f"{metadata('a.txt')},raw /w==,flag", "lifetime": hour, "owner": "bob"}
         await store.create(new("mine", 5, **facts), arrived(b"he"))
         path = str(root.parent / "published")
         app = {"owner": b"ada"}
@@ -271,6 +271,7 @@ async def test_show_tells_all(root: Path) -> None:
     shown = (await run("show", "mine", "--json", "--dir", str(root))).json
     assert shown["states"] == ["unfinished", "unverified"]
     assert (shown["offset"], shown["length"], shown["lifetime"]) == (1, 5, 3600.0)
+    assert shown["owner"] == "bob"
     assert shown["metadata"] == {"filename": "a.txt", "raw": {"base64": "/w=="}, "flag": None}
     assert shown["metadata_header"] == facts["metadata"]
     assert shown["waited_for_by"] == ["final"]

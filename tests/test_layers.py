@@ -33,6 +33,7 @@ RINGS = {
         "locks",
         "metrics",
         "options",
+        "owners",
         "reception",
         "recovery",
         "server",

@@ -18,6 +18,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from .connection import (
+    HEADER_TIMEOUT,
     TusRequestHandler,
     body_length,
     close_after,
@@ -81,6 +82,7 @@ def install() -> bool:
 
 
 __all__ = [
+    "HEADER_TIMEOUT",
     "RequestSource",
     "TrailerParser",
     "TrailerStream",

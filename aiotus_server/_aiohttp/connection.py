@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 DRAIN_SIZE = 64 * 1024 * 1024  # bytes
 DRAIN_TIME = 5.0  # seconds
 SHORT_DRAIN_TIME = 0.5  # seconds, when the server stops or the client has fallen silent
+# The attribute of aiohttp's server that says, in seconds, how long a new connection may take to send
+# the head of its first request.
+HEADER_TIMEOUT = "aiotus_header_timeout"
 # With less than this left, the connection is worth keeping.
 KEEP_SIZE = 1024 * 1024  # bytes
 
@@ -39,6 +42,7 @@ class TusRequestHandler(RequestHandler):
     __slots__ = (
         "_auto_decompress",
         "_draining",
+        "_head_timer",
         "_refused",
         "_sender",
         "_stopping",
@@ -55,9 +59,22 @@ class TusRequestHandler(RequestHandler):
         self.tus_source: RequestSource | None = None
         self.unanswered: tuple[RawRequestMessage, StreamReader] | None = None  # the last
         self._stopping = False
+        self._head_timer: asyncio.TimerHandle | None = None
         self._draining: asyncio.Timeout | None = None
         self._refused: StreamReader | None = None  # a body that nobody reads
         self._parser: Any = TrailerParser(self._parser, self)
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        timeout = getattr(self._manager, HEADER_TIMEOUT, None)
+        if timeout is not None:
+            self._head_timer = self._loop.call_later(timeout, self._expect_head)
+
+    def _expect_head(self) -> None:
+        """Behind the first request aiohttp itself does not wait for ever."""
+        self._head_timer = None
+        if not self._request_count:
+            self.force_close()
 
     def new_trailer_stream(self) -> TrailerStream:
         return TrailerStream(self, self._read_bufsize, self._loop)
@@ -101,6 +118,9 @@ class TusRequestHandler(RequestHandler):
             self.resume_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
         if self._taken_over and self.tus_source is not None:
             self.tus_source.interrupt(BodyCutShort())
         elif self._parser is not None:

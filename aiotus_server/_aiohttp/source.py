@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from ..body import Source
-from ..protocol.errors import BodyCutShort, BodyMalformed, BodyTimedOut, TusError
+from ..protocol.errors import BodyCutShort, BodyMalformed, BodyTimedOut, BodyTooSlow, TusError
 from ..pump import Pump
 from .connection import TusRequestHandler, expects_continue
 from .parser import TrailerStream, release, take_all, take_piece, wait_for_piece
@@ -31,6 +31,8 @@ class RequestSource(Source):
     gave_up = False  # before the end
     silent = False  # because nothing came
     _silence = 0.0  # seconds that were waited in vain since the last byte
+    _waited = 0.0  # seconds, since bytes were counted to judge their rate
+    _counted = 0  # bytes that had come by then
     _waiting: asyncio.Timeout | None = None
     _pump: Pump | None = None
 
@@ -48,6 +50,8 @@ class RequestSource(Source):
         self._request = request
         self._content = request.content
         self._read_timeout = options.read_timeout
+        self._min_rate = options.min_rate
+        self._window = options.min_rate_window.total_seconds()
         self._parse_trailers = parse_trailers
         # A middleware may have read the body, with request.read() say.
         self._read_before = request._read_bytes or b""
@@ -68,7 +72,7 @@ class RequestSource(Source):
 
     def _give_up(self, error: TusError) -> None:
         self.gave_up = True
-        self.silent = isinstance(error, BodyTimedOut)
+        self.silent = isinstance(error, (BodyTimedOut, BodyTooSlow))
 
     async def _read(self, patience: float | None) -> bytes | None:
         release(self._content)
@@ -93,7 +97,22 @@ class RequestSource(Source):
             return self._failed(error)
         finally:
             self._waiting = None
+            self._has_waited(loop.time() - begun)
+        self._judge_rate()
         return self._arrived() or self._end()
+
+    def _has_waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def _judge_rate(self) -> None:
+        """Raises BodyTooSlow. Only the time that was waited counts: a slow disk or hook is not
+        the client's."""
+        if not self._min_rate or self._waited < self._window:
+            return
+        slow = self.given - self._counted < self._min_rate * self._waited
+        self._waited, self._counted = 0.0, self.given
+        if slow:
+            raise BodyTooSlow(self._min_rate)
 
     def _end(self) -> bytes:
         if self.length is not None and self.given < self.length:
@@ -151,7 +170,10 @@ class RequestSource(Source):
         before: Sequence[bytes] = (),
     ) -> int:
         assert self._pump is not None
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
+            self._judge_rate()
             patience = self._read_timeout.total_seconds()
             count = await self._pump.copy(writer, limit, hashers, patience, before)
             if not count:
@@ -163,6 +185,7 @@ class RequestSource(Source):
             self._give_up(error)
             raise
         self.given += count
+        self._has_waited(loop.time() - begun)
         return count
 
     def give_back(self) -> None:

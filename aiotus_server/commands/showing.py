@@ -78,6 +78,7 @@ def _facts_of(upload: Upload) -> dict[str, Any]:
         "created": time_of(upload.created),
         "expires": None if upload.complete else time_of(upload.expires),
         "lifetime": None if upload.lifetime is None else upload.lifetime.total_seconds(),
+        "owner": upload.owner,
         "metadata": _texts(parse_metadata(upload.metadata, lenient=True)),
         "metadata_header": upload.metadata,
         "app_metadata": None if upload.app_metadata is None else _texts(upload.app_metadata),

@@ -320,6 +320,30 @@ class BodyTooLong(TusError):
         super().__init__("The body goes on behind the end of the upload.")
 
 
+class RequestTooLong(TusError):
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"One request may have {limit} bytes; what came is kept, send the rest.")
+
+
+class BodyTooSlow(TusError):
+    status = 408
+
+    def __init__(self, rate: int) -> None:
+        super().__init__(f"The body came at less than {rate} bytes a second; what came is kept.")
+
+
+class TooManyBodies(TusError):
+    """Nothing of the body has been read."""
+
+    status = 503
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__("The server receives as many uploads as it can; try again later.")
+
+
 class BodyCutShort(TusError):
     def __init__(self) -> None:
         super().__init__("The connection ended before the body did.")

@@ -16,6 +16,7 @@ from .errors import (
     NotPartial,
     OffsetMismatch,
     PartialUnfinished,
+    RequestTooLong,
     TerminationForbidden,
     UploadExpired,
     UploadNotFound,
@@ -89,6 +90,18 @@ def check_append(append: Append, upload: Upload, now: datetime, max_size: int | 
     check_max_size(append.length, max_size)
     if upload.length is None:
         check_max_size(append.offset + (append.body_length or 0), max_size)
+
+
+def check_owner(upload: Upload, owner: str | None) -> None:
+    """What belongs to somebody is not there for others."""
+    if upload.owner is not None and upload.owner != owner:
+        raise UploadNotFound
+
+
+def check_request_size(size: int | None, limit: int | None) -> None:
+    """Of the body of one request, if it is known beforehand."""
+    if size is not None and limit is not None and size > limit:
+        raise RequestTooLong(limit)
 
 
 def check_max_size(size: int | None, max_size: int | None) -> None:

@@ -67,6 +67,7 @@ class Upload(Struct, frozen=True):
     published: bool = False
     outcome: Outcome | None = None
     finish_due: bool = False
+    owner: str | None = None  # whom ``authorize`` named; for others there is no such upload
 
     @property
     def complete(self) -> bool:

@@ -16,6 +16,10 @@ FILE_SYSTEMS = {
     0xF2F52010,  # F2FS
     0x01021994,  # tmpfs
 }
+# ZFS makes holes of zeros where it compresses, and that is its default. (btrfs does not, however it
+# compresses.) A power cut makes none: it writes whole transactions, so no size is ahead of its
+# bytes.
+MAKES_HOLES = {0x2FC12FC1}
 # Before it, syncfs told of no error: man 2 sync.
 KERNEL = (5, 8)
 
@@ -23,6 +27,11 @@ KERNEL = (5, 8)
 def is_known(fd: int) -> bool:
     """Whether ``fd`` is on one of FILE_SYSTEMS."""
     return file_system_of(fd) in FILE_SYSTEMS
+
+
+def may_lose_pages(fd: int) -> bool:
+    """Whether a hole in a file may be a page that a power cut has kept from the disk."""
+    return file_system_of(fd) not in MAKES_HOLES
 
 
 def can_sync(fd: int) -> bool:

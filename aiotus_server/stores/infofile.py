@@ -46,6 +46,7 @@ class _Info(msgspec.Struct, omit_defaults=True):
     path: _Path | None = None
     published: bool = False
     outcome: _Outcome | None = None
+    owner: str | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -72,6 +73,7 @@ def encode(upload: Upload) -> bytes:
             outcome=None
             if outcome is None
             else _Outcome(outcome.status, dict(outcome.headers), outcome.body),
+            owner=upload.owner,
         )
     )
 
@@ -99,6 +101,7 @@ def decode(upload_id: str, text: bytes) -> Upload:
         path=info.path,
         published=info.published,
         outcome=None if outcome is None else Outcome(outcome.status, outcome.headers, outcome.body),
+        owner=info.owner,
     )
 
 

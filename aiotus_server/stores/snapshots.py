@@ -15,7 +15,7 @@ from ..protocol.errors import UploadDamaged, UploadNotFound
 from ..protocol.uploads import UPLOAD_ID, Final, Upload
 from . import infofile, marks, unflushed
 from .copying import closing
-from .filesystem import is_known
+from .filesystem import is_known, may_lose_pages
 from .layout import SHARDS
 from .writing import first_hole
 
@@ -35,6 +35,7 @@ class Snapshots:
         # its power before. Those of complete uploads only if they were written after the other
         # moment. Both are in nanoseconds, None if that is not looked at.
         self._opened: int | None = None
+        self._may_lose_pages = may_lose_pages(view.fd)
         self._unflushed = unflushed.since(view.fd) if is_known(view.fd) else None
 
     def ids(self) -> Iterator[str]:
@@ -59,9 +60,8 @@ class Snapshots:
         try:
             facts = os.stat(self._name(upload_id), dir_fd=self._root, follow_symlinks=False)
         except FileNotFoundError:
-            if isinstance(upload.concat, Final) and upload.concat.joined:
-                return _to_be_joined_again(upload)
-            raise UploadDamaged("data-missing", "its data file is missing") from None
+            damage = UploadDamaged("data-missing", "its data file is missing")
+            return self._to_be_joined_again(upload, damage)
         if not stat.S_ISREG(facts.st_mode):
             raise UploadDamaged("not-a-file", "its data file is no file")
         if upload.length is not None and facts.st_size > upload.length:
@@ -70,8 +70,22 @@ class Snapshots:
         mark = self._mark(upload, facts)
         joined = isinstance(upload.concat, Final) and upload.concat.joined
         if joined and (facts.st_size != upload.length or mark is not None):
-            return _to_be_joined_again(upload)
+            size = facts.st_size if mark is None else min(mark, facts.st_size)
+            why = f"{size} bytes of its {upload.length} are there"
+            return self._to_be_joined_again(upload, UploadDamaged("data-cut-short", why))
         return self._snapshot(upload, facts, mark)
+
+    def _to_be_joined_again(self, upload: Upload, damage: UploadDamaged) -> Upload:
+        """A power cut has left a joined final its info file, and taken bytes: without a flush the
+        kernel writes them in any order. If the partials are there, it can still be made, however
+        late. Raises ``damage`` if they are not, or it is no such final."""
+        concat = upload.concat
+        if not isinstance(concat, Final) or not concat.joined:
+            raise damage
+        if not all(self._is_there(f"{self._name(part)}.info") for part in concat.parts):
+            raise UploadDamaged(damage.finding, f"{damage.why}, and a partial of it is gone")
+        concat = replace(concat, joined=False)
+        return replace(upload, concat=concat, length=None, expires=None, lifetime=None)
 
     def _mark(self, upload: Upload, facts: os.stat_result) -> int | None:
         """Where bytes begin that do not count, if there are any."""
@@ -85,6 +99,8 @@ class Snapshots:
 
     def is_suspect(self, upload: Upload, facts: os.stat_result) -> bool:
         """Whether a hole in its file may be what a power cut has left."""
+        if not self._may_lose_pages:
+            return False
         if facts.st_size != upload.length:
             return True  # then nothing is lost if it is not: what follows is sent again
         return self._unflushed is not None and facts.st_mtime_ns >= self._unflushed
@@ -145,10 +161,3 @@ class Snapshots:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would let us wait for ever
         with closing(os.open(name, flags, dir_fd=self._root)) as fd:
             return os.read(fd, os.fstat(fd).st_size)
-
-
-def _to_be_joined_again(upload: Upload) -> Upload:
-    """A power cut has left a joined final its info file, and taken bytes: without a flush the
-    kernel writes them in any order. If the partials are there, it can still be made."""
-    assert isinstance(upload.concat, Final)
-    return replace(upload, concat=replace(upload.concat, joined=False), length=None)

@@ -8,8 +8,8 @@ note, complete uploads since then are looked at.
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
 
 from .filesystem import can_sync, sync_file_system
 
@@ -17,10 +17,15 @@ NAME = ".unflushed"
 
 
 def since(root: int) -> int | None:
-    """Nanoseconds since 1970; None if nothing need be looked at."""
-    with suppress(FileNotFoundError, ValueError):
+    """Nanoseconds since 1970; None if nothing need be looked at, or something else has the name."""
+    try:
         return int(os.readlink(NAME, dir_fd=root))
-    return None
+    except ValueError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL):
+            raise
+        return None
 
 
 def begin(root: int, now: int) -> bool:

@@ -39,7 +39,9 @@ FLAGS = (
 # glibc: buffers of 64 KiB and more go back to the system at once, as asyncio's for each recv. Else
 # they leave holes in the heap, and memory that nobody has looks like a leak.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+# A sample is taken in a quiet moment behind each.
 BATCHES = 10
+LEAST = 1000  # requests of a batch, unless that leaves less than two
 QUIET = 1.0  # seconds without a change
 SETTLING = 15.0  # seconds in which the server may close what is left of the connections
 SHOWN = 25  # findings
@@ -137,7 +139,8 @@ class Program:
 
     async def _attack(self) -> None:
         first, end = self._values.first, self._values.first + self._values.requests
-        step = max(1, (end - first) // BATCHES)
+        batches = min(BATCHES, max(2, self._values.requests // LEAST))
+        step = max(1, self._values.requests // batches)
         for begin in range(first, end, step):
             await self._fuzz.attack(range(begin, min(begin + step, end)))
             if self._server is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .judging import Judgement
 
 # Seconds in which what was sent by a client that is gone has been dealt with.
-LATE = 0.5
+LATE = 1.5
 # More than this is not sent to complete what an attack has given a large length.
 MOST_MISSING = 2 * 1024 * 1024
 

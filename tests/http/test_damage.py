@@ -251,6 +251,21 @@ async def test_an_id_of_a_published_upload_is_taken(serve: Serve, tmp_path: Path
     assert quarantined(site) == []
 
 
+async def test_a_start_meets_the_damage_of_what_was_to_be_told_of(serve: Serve) -> None:
+    """Uploads that became complete just before a crash are looked at under their locks."""
+    site = await serve()
+    path = await damaged(site, "cut-info")
+    before = files_of(site, path)
+    (site.store.root / "finishing" / path.rpartition("/")[2]).symlink_to("due")
+    await site.routes.server.stop()
+    site = await serve(DiskStore(site.store.root, durability="none"))
+    assert await site.upload(b"sound")
+    async with asyncio.timeout(5):
+        while not quarantined(site) or os.listdir(site.store.root / "finishing"):
+            await asyncio.sleep(0.01)
+    assert quarantined(site) == [before]
+
+
 async def test_two_damages_of_one_id_are_kept_apart(serve: Serve) -> None:
     hooks = Hooks()
     site = await serve(hooks=hooks)
@@ -270,9 +285,10 @@ async def test_unverified_bytes_keep_their_mark(site: Site) -> None:
     """And it is not taken for that of another upload with this id."""
     path = await damaged(site, "cut-info")
     upload_id = path.rpartition("/")[2]
-    (site.store.root / "unverified" / upload_id).write_text("1")
+    (site.store.root / "unverified" / upload_id).symlink_to("1")
     assert (await site.head(path)).status == 404
-    assert quarantined(site)[0]["unverified"] == b"1"
+    (case,) = site.store.root.glob("quarantine/*")
+    assert os.readlink(case / "unverified") == "1"
     assert not list(site.store.root.glob("unverified/*"))
 
 
@@ -280,7 +296,7 @@ async def test_a_mark_beyond_the_bytes_does_not_make_any(site: Site) -> None:
     """A power cut may take the bytes and leave the mark: zeros must not come in their place."""
     path = await site.create(5)
     await site.patch(path, 0, b"he")
-    (site.store.root / "unverified" / path.rpartition("/")[2]).write_text("4")
+    (site.store.root / "unverified" / path.rpartition("/")[2]).symlink_to("4")
     assert (await site.head(path)).offset == 2
     assert site.stored(path) == b"he"
     assert (await site.patch(path, 2, b"llo", Upload_Checksum=sha1(b"llo"))).status == 204
@@ -378,11 +394,9 @@ async def test_errors_of_the_disk_are_not_damage(site: Site) -> None:
     assert quarantined(site) == []
 
 
-@pytest.mark.parametrize("left", [None, 0, 3])
-async def test_a_final_whose_bytes_a_power_cut_took_is_made_again(
-    serve: Serve, left: int | None
-) -> None:
-    site = await serve()
+async def joined(site: Site, left: int | None) -> tuple[str, list[str]]:
+    """The path of a final that was joined, and then lost all but ``left`` of its bytes, or its
+    file; and its partials'."""
     parts = [await site.upload(data, Upload_Concat="partial") for data in (b"hello ", b"world")]
     reply = await site.request("POST", headers={"Upload-Concat": f"final;{' '.join(parts)}"})
     assert (await site.get(reply.path)).body == b"hello world"
@@ -391,10 +405,46 @@ async def test_a_final_whose_bytes_a_power_cut_took_is_made_again(
         file.unlink()
     else:
         os.truncate(file, left)
-    assert (await site.get(reply.path)).status == 404
-    assert (await site.head(reply.path)).headers["Upload-Length"] == "11"
+    return reply.path, parts
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("left", [None, 0, 3])
+async def test_a_final_whose_bytes_a_power_cut_took_is_made_again(
+    serve: Serve, left: int | None, method: str
+) -> None:
+    """Whoever asks for it begins that. It had an expiry, but complete uploads do not expire."""
+    site = await serve(options=Options(expiry=Expiry(timedelta(hours=1))))
+    path, _ = await joined(site, left)
+    site.routes.server.clock = lambda: datetime.now(UTC) + timedelta(hours=2)
+    reply = await site.request(method, path)
+    if method == "GET":
+        assert_refused(reply, 404, "UPLOAD_NOT_FOUND")
+    else:
+        assert (reply.status, reply.headers["Upload-Length"]) == (200, "11")
+        assert "Upload-Offset" not in reply.headers
     async with asyncio.timeout(5):
-        while (await site.get(reply.path)).status != 200:
+        while site.stored(path) != b"hello world":
             await asyncio.sleep(0.01)
-    assert (await site.get(reply.path)).body == b"hello world"
-    assert (await site.head(reply.path)).offset == 11
+        while (await site.get(path)).status != 200:
+            await asyncio.sleep(0.01)
+    assert (await site.get(path)).body == b"hello world"
+    assert (await site.head(path)).offset == 11
+    assert quarantined(site) == []
+
+
+@pytest.mark.parametrize("left", [None, 3])
+async def test_a_final_that_cannot_be_made_again_is_damaged(
+    site: Site, left: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, parts = await joined(site, left)
+    assert (await site.request("DELETE", parts[1])).status == 204
+    before = files_of(site, path)
+    assert_refused(await site.get(path), 404, "UPLOAD_NOT_FOUND")
+    assert files_of(site, path) == before
+    for method in ("HEAD", "PATCH", "DELETE"):
+        assert_refused(await ask(site, method, path), 404, "UPLOAD_NOT_FOUND", method=method)
+    assert quarantined(site) == [before]
+    (record,) = [record for record in caplog.records if record.levelno >= ERROR]
+    assert "a partial of it is gone" in record.getMessage()
+    assert (await site.get(parts[0])).body == b"hello "

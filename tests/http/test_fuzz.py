@@ -34,7 +34,7 @@ OPTIONS = Options(
     expiry=Expiry(timedelta(hours=1)),
     direct_from=16 * 1024,
 )
-REQUESTS = 500  # for each of two seeds and two loops
+REQUESTS = 250  # for each of two seeds, two loops and two data paths
 SEEDS = {"fixed": 20_000, "random": random.randrange(10**6)}
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aiotus_server import DiskStore, Final, Partial
+from aiotus_server import DiskStore, Final, MemoryLocker, Partial
 from aiotus_server.protocol.uploads import Outcome
-from aiotus_server.stores import unflushed
+from aiotus_server.stores import filesystem, unflushed
 from aiotus_server.stores.files import CLOCK_TICK
+from aiotus_server.stores.owner import Owner
+from aiotus_server.stores.verify import repair
 from aiotus_server.stores.writing import PAGE
 from aiotus_server.testing import StoreContract, arrived
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 new = StoreContract.new
 DATA = b"x" * (3 * PAGE)
+ZFS = 0x2FC12FC1  # as its statfs says
 
 
 async def opened(root: Path, durability: str = "none", *, shared: bool = False) -> DiskStore:
@@ -77,6 +80,54 @@ async def test_what_was_flushed_is_not_looked_at(tmp_path: Path) -> None:
     await damaged(tmp_path, "complete")
     store = await opened(tmp_path)
     assert (await store.get("u")).complete
+
+
+async def unfinished(root: Path) -> Upload:
+    """It has a hole, and the server that received it is gone."""
+    store = await opened(root, "complete")
+    upload = await store.create(new("u", len(DATA) + 1), arrived(DATA))
+    lose_bytes(store.path(upload))
+    crash(store)
+    return upload
+
+
+@pytest.mark.parametrize("compresses", [False, True])
+async def test_holes_say_nothing_where_zeros_are_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compresses: bool
+) -> None:
+    """An upload of zeros must not begin again with each start of the server."""
+    await unfinished(tmp_path)
+    if compresses:
+        monkeypatch.setattr(filesystem, "file_system_of", lambda fd: ZFS)
+    store = await opened(tmp_path)
+    upload = await store.get("u")
+    assert (upload.offset, upload.unverified) == (
+        (len(DATA), False) if compresses else (PAGE, True)
+    )
+    await store.close()
+    await repair(tmp_path, MemoryLocker(), Owner(tmp_path))
+    assert store.path(upload).stat().st_size == (len(DATA) if compresses else PAGE)
+
+
+async def test_unverified_bytes_are_cut_where_zeros_are_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the zeros before them stay."""
+    upload = await unfinished(tmp_path)
+    (tmp_path / "unverified" / "u").symlink_to(str(2 * PAGE))
+    monkeypatch.setattr(filesystem, "file_system_of", lambda fd: ZFS)
+    await repair(tmp_path, MemoryLocker(), Owner(tmp_path))
+    store = await opened(tmp_path)
+    assert (await store.get("u")).offset == store.path(upload).stat().st_size == 2 * PAGE
+    await store.close()
+
+
+async def test_something_else_with_the_name_of_the_note_is_let_be(tmp_path: Path) -> None:
+    (tmp_path / unflushed.NAME).write_text("mine")
+    store = await opened(tmp_path)
+    assert (await store.create(new("u", len(DATA)), arrived(DATA))).complete
+    await store.close()
+    assert (tmp_path / unflushed.NAME).read_text() == "mine"
 
 
 async def test_an_orderly_end_flushes(tmp_path: Path) -> None:

@@ -156,6 +156,37 @@ def data_too_long(scene: Scene) -> list[tuple[str, str]]:
 
 
 @plant
+def data_of_a_joined_final_removed(scene: Scene) -> list[tuple[str, str]]:
+    """A power cut may take it, where nobody flushes. Its partials are there: it can be made."""
+    scene.data("joined").unlink()
+    return [("waiting-mark-missing", "waiting/one/joined")]
+
+
+@plant
+def data_of_a_joined_final_cut_short(scene: Scene) -> list[tuple[str, str]]:
+    os.truncate(scene.data("joined"), 4)
+    return [("waiting-mark-missing", "waiting/one/joined")]
+
+
+@plant
+def data_and_partial_of_a_joined_final_removed(scene: Scene) -> list[tuple[str, str]]:
+    scene.data("joined").unlink()
+    return [("data-missing", scene.name(scene.info("joined"))), *_without_one(scene)]
+
+
+@plant
+def joined_final_cut_short_without_its_partial(scene: Scene) -> list[tuple[str, str]]:
+    os.truncate(scene.data("joined"), 4)
+    return [("data-cut-short", scene.name(scene.data("joined"))), *_without_one(scene)]
+
+
+def _without_one(scene: Scene) -> list[tuple[str, str]]:
+    scene.info("one").unlink()
+    scene.data("one").unlink()
+    return [("final-cannot-be-made", scene.name(scene.info("waiting")))]
+
+
+@plant
 def data_with_a_hole(scene: Scene) -> list[tuple[str, str]]:
     """As a copy may have made it of zeros."""
     upload = Snapshots(View(scene.root)).get("whole")
@@ -224,6 +255,13 @@ def minute_of_expiry_is_a_folder(scene: Scene) -> list[tuple[str, str]]:
 def lock_is_a_link(scene: Scene) -> list[tuple[str, str]]:
     (scene.root / ".locks").symlink_to("nowhere")
     return [("not-a-file", ".locks")]
+
+
+@plant
+def note_of_what_is_unflushed_is_a_file(scene: Scene) -> list[tuple[str, str]]:
+    (scene.root / ".unflushed").unlink(missing_ok=True)
+    (scene.root / ".unflushed").write_text("mine")
+    return [("not-a-file", ".unflushed")]
 
 
 @plant
@@ -543,8 +581,15 @@ async def _works(scene: Scene) -> None:
     store = DiskStore(scene.root, durability="none")
     await store.open(shared=False)
     await store.create(StoreContract.new("another", 5), arrived(b"hello"))
-    for upload_id in ("joined", "published"):
-        assert (await store.get(upload_id)).complete
+    if scene.info("joined").exists():
+        joined = await store.get("joined")
+        if not joined.complete:
+            assert "joined" in await store.waiting()
+            one = await store.get("one")
+            joined = await store.concatenate(joined, [one, one], lambda: False)
+        assert joined.complete
+        assert scene.data("joined").read_bytes() == b"oneone"
+    assert (await store.get("published")).complete
     await store.close()
 
 

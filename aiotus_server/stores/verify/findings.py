@@ -44,6 +44,7 @@ KINDS = {
     "info-unreadable": _error(Repair.QUARANTINE),
     "info-missing": _error(Repair.QUARANTINE),
     "data-missing": _error(Repair.QUARANTINE),
+    "data-cut-short": _error(Repair.QUARANTINE),
     "data-too-long": _error(Repair.QUARANTINE),
     "not-a-file": _error(Repair.QUARANTINE),
     "not-a-folder": _error(Repair.QUARANTINE),

@@ -29,8 +29,16 @@ class Folders(Look):
             yield from self.survey.folder(subject)
         elif subject in LOCKS:
             yield from self.survey.file(subject)
-        elif subject != unflushed.NAME and self.survey.facts(subject) is not None:
+        elif subject == unflushed.NAME:
+            yield from self._note()
+        elif self.survey.facts(subject) is not None:
             yield Finding("stray", subject, "it is not the store's")
+
+    def _note(self) -> Iterator[Finding]:
+        there = self.survey.facts(unflushed.NAME) is not None
+        if there and unflushed.since(self.survey.root) is None:
+            text = "it is not the note that says what was left unflushed, but has its name"
+            yield Finding("not-a-file", unflushed.NAME, text)
 
     def upload_id(self, subject: str) -> str | None:
         return None

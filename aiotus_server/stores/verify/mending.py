@@ -115,7 +115,8 @@ class Mender:
         assert finding.upload_id is not None
         upload = self._files.get(finding.upload_id)
         with closing(self._files.open_for_reading(upload)) as fd:
-            offset = first_hole(fd, upload.offset)
+            suspect = self._files.is_suspect(upload, os.fstat(fd))
+            offset = first_hole(fd, upload.offset) if suspect else upload.offset
         self._files.rewind(replace(upload, offset=offset))
 
     def _move(self, finding: Finding) -> None:

@@ -144,9 +144,11 @@ class Uploads(Look):
                 hole = first_hole(fd, size)
         except OSError:
             return  # it is gone, or may not be read
-        if hole < size and upload.complete and not self.survey.snapshots.is_suspect(upload, facts):
+        if hole >= upload.offset:
+            return
+        if not self.survey.snapshots.is_suspect(upload, facts):
             text = f"from byte {hole} on some bytes were never written, or are zeros, of {size}"
             yield Finding("data-hole", subject, text, upload.upload_id)
-        elif hole < upload.offset:
+        else:
             text = f"from byte {hole} on some bytes were never written: they are to be sent again"
             yield Finding("unverified-bytes", subject, text, upload.upload_id)

@@ -1,0 +1,148 @@
+"""A small real file system fills up in the middle of uploads, and is freed again."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aiotus_server import DiskStore
+
+from ..http.client import OCTETS, DataPath, Site, assert_refused, chunked, serving, sha1
+from ..stores.filesystems import fill, free_space
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+MIB = 1024 * 1024
+DATA = random.Random(3).randbytes(3 * MIB)
+INODES = 60  # of the file systems: more than the store's own folders and a few uploads
+
+
+@contextmanager
+def mounted(kind: str, folder: Path) -> Iterator[Path]:
+    """16 MiB. Skips the test where there cannot be such a file system."""
+    point = folder / "disk"
+    point.mkdir()
+    what = f"NOT TESTED: a full {kind}"
+    if os.geteuid() != 0:
+        pytest.skip(f"{what}, which needs root")
+    if kind == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(point)]
+    else:
+        if not os.path.exists("/dev/loop-control") or shutil.which("mkfs.ext4") is None:
+            pytest.skip(f"{what}, which needs loop devices and mkfs.ext4 (package e2fsprogs)")
+        image = folder / "image"
+        with image.open("wb") as file:
+            file.truncate(16 * MIB)
+        subprocess.run(["mkfs.ext4", "-q", "-m0", "-N600", image], check=True, timeout=30)
+        command = ["mount", "-o", "loop", str(image), str(point)]
+    mounting = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    if mounting.returncode != 0:
+        pytest.skip(f"{what}, which cannot be mounted: {mounting.stderr}")
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", point], check=True, timeout=30)
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+    with mounted(request.param, tmp_path) as point:
+        store = DiskStore(point / "uploads")
+        async with serving(store, data_path=DataPath.AS_SET) as site:
+            await site.upload(b"the store is open")
+            yield site
+            await site.routes.server.stop()
+
+
+def disk_of(site: Site) -> Path:
+    root: Path = site.store.root.parent
+    return root
+
+
+def free(site: Site) -> None:
+    (disk_of(site) / "filler").unlink()
+
+
+async def goes_on(site: Site, path: str) -> None:
+    offset = (await site.head(path)).offset
+    assert site.stored(path)[:offset] == DATA[:offset]
+    assert (await site.patch(path, offset, DATA[offset:])).status == 204
+    assert (await site.get(path)).body == DATA
+
+
+@pytest.mark.parametrize("coding", ["counted", "chunked"])
+async def test_in_the_middle_of_an_append(site: Site, coding: str) -> None:
+    path = await site.create(len(DATA))
+    fill(disk_of(site), left=MIB)
+    if coding == "counted":
+        reply = await site.patch(path, 0, DATA)
+    else:
+        reply = await (await site.begin(path, 0, chunked(DATA), length=None)).reply()
+    assert_refused(reply, 507, "STORE_FULL")
+    offset = (await site.head(path)).offset
+    assert MIB / 4 < offset < 2 * MIB  # what came is kept
+    assert_refused(await site.patch(path, offset, DATA[offset:]), 507, "STORE_FULL")
+    free(site)
+    await goes_on(site, path)
+
+
+async def test_under_a_checksum(site: Site) -> None:
+    path = await site.create(len(DATA))
+    fill(disk_of(site), left=MIB)
+    reply = await site.patch(path, 0, DATA, Upload_Checksum=sha1(DATA))
+    assert_refused(reply, 507, "STORE_FULL")
+    assert (await site.head(path)).offset == 0
+    assert free_space(disk_of(site)) > MIB / 2  # what was not verified is gone
+    free(site)
+    assert (await site.patch(path, 0, DATA, Upload_Checksum=sha1(DATA))).status == 204
+    assert (await site.get(path)).body == DATA
+
+
+async def test_in_a_creation(site: Site) -> None:
+    fill(disk_of(site), left=MIB)
+    headers = {"Upload-Length": str(len(DATA)), **OCTETS}
+    reply = await site.request("POST", headers=headers, body=DATA)
+    assert_refused(reply, 507, "STORE_FULL")
+    free(site)
+    if "Location" in reply.headers:
+        await goes_on(site, reply.path)
+    reply = await site.request("POST", headers=headers, body=DATA)
+    assert reply.offset == len(DATA)
+
+
+async def test_in_a_concatenation(site: Site) -> None:
+    part = await site.upload(DATA, Upload_Concat="partial")
+    fill(disk_of(site), left=MIB)
+    final = {"Upload-Concat": f"final;{part} {part}"}
+    assert_refused(await site.request("POST", headers=final), 507, "STORE_FULL")
+    assert free_space(disk_of(site)) > MIB / 2  # nothing of it is left
+    free(site)
+    reply = await site.request("POST", headers=final)
+    assert (await site.get(reply.path)).body == 2 * DATA
+
+
+async def test_no_inode_is_left(site: Site) -> None:
+    disk = disk_of(site)
+    if os.statvfs(disk).f_favail > 100_000:
+        pytest.skip("there are too many inodes to use them up")
+    (disk / "many").mkdir()
+    number = 0
+    with suppress(OSError):
+        for number in range(100_000):
+            (disk / "many" / str(number)).touch()
+    headers = {"Upload-Length": "5", **OCTETS}
+    reply = await site.request("POST", headers=headers, body=b"hello")
+    assert_refused(reply, 507, "STORE_FULL")
+    assert "Location" not in reply.headers
+    for name in range(min(number, INODES)):
+        (disk / "many" / str(name)).unlink()
+    reply = await site.request("POST", headers=headers, body=b"hello")
+    assert (await site.get(reply.path)).body == b"hello"
