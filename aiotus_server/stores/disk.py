@@ -129,9 +129,13 @@ class DiskStore(
         if not body.buffered():
             return await self._append_pieces(files, upload, body)
         if files.may_flush_later(upload, upload.offset + body.received):
-            upload = await threads.small.run(files.append_whole, upload, body, True)
-            await self._flush(files, upload)
-            return upload
+            after = await threads.small.run(files.append_whole, upload, body, True)
+            try:
+                await self._flush(files, after)
+            except OSError as error:
+                await self._ending.run(files.doubt, upload, error)
+                raise
+            return after
         return await self._ending.run(files.append_whole, upload, body)
 
     async def _append_pieces(self, files: Files, upload: Upload, body: Body) -> Upload:
@@ -140,8 +144,8 @@ class DiskStore(
         with self._flushes.avoiding(body.length):
             try:
                 await body.copy_to(writer)
-            except BaseException:
-                await threads.small.run(os.close, writer.fd)
+            except BaseException as error:
+                await self._ending.run(files.abandon_append, upload, writer, error)
                 raise
         return await self._ending.run(files.end_append, upload, body, writer)
 

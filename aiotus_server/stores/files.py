@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import partial
 from logging import getLogger
@@ -20,14 +20,15 @@ from ..protocol.errors import PathTaken, UploadDamaged, UploadExists, UploadNotF
 from ..protocol.uploads import Final, Upload
 from . import infofile, marks, unflushed
 from .copying import closing, copy
+from .doubts import NamesNotFlushed, NotFlushed, closing_data, datasync, telling
 from .journal import ExpiryJournal
 from .publishing import copy_of, publish
 from .quarantine import put_aside
 from .snapshots import Snapshots
-from .writing import PAGE, FileWriter, datasync
+from .writing import PAGE, FileWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .layout import Layout
 
@@ -109,10 +110,23 @@ class Files(Snapshots):
 
     def flush(self, upload: Upload) -> None:
         """Bring to the disk what was done with ``later``."""
-        with closing(self._open_data(upload)) as fd:
+        with closing_data(self._open_data(upload)) as fd:
             datasync(fd)
-        self._layout.sync_folder("unverified")
-        self._sync_facts(upload)
+        with telling(NamesNotFlushed):
+            self._layout.sync_folder("unverified")
+            self._sync_facts(upload)
+
+    def doubt(self, upload: Upload, error: OSError) -> None:
+        """``upload``, as it was before, was to be flushed: count what is certainly there, so that
+        the rest is sent again. At once, or as soon as the disk allows it."""
+        offset = upload.offset
+        if isinstance(error, NamesNotFlushed):
+            offset = max(offset, ((upload.length or 0) - 1) // PAGE * PAGE)  # but not complete
+        elif self._durability is Durability.COMPLETE:
+            offset = 0  # nobody has asked for a flush before
+        self._doubts[upload.upload_id] = offset
+        with suppress(OSError):
+            self._cut(upload, offset)
 
     def create(self, upload: Upload, body: Body, whole: bool, later: bool = False) -> Upload:
         """``later`` leaves it to ``flush``."""
@@ -179,13 +193,21 @@ class Files(Snapshots):
         """``later`` leaves it to ``flush``."""
         pieces = body.take()
         self._note_if_last(upload, sum(map(len, pieces)))
-        with closing(self._open_data(upload)) as fd:
+        with self._doubting(upload), closing_data(self._open_data(upload)) as fd:
             if pieces:
                 self._writer(upload, fd, atomic=False).write(pieces, last=True)
             return self._appended(upload, fd, later=later)
 
+    @contextmanager
+    def _doubting(self, upload: Upload) -> Iterator[None]:
+        try:
+            yield
+        except (NotFlushed, NamesNotFlushed) as error:
+            self.doubt(upload, error)
+            raise
+
     def begin_append(self, upload: Upload, body: Body) -> FileWriter:
-        """``end_append`` must follow, or the writer's descriptor be closed."""
+        """``end_append`` must follow, or ``abandon_append``."""
         fd = self._open_data(upload)
         try:
             self._note_if_last(upload, body.length)
@@ -210,10 +232,18 @@ class Files(Snapshots):
         )
 
     def end_append(self, upload: Upload, body: Body, writer: FileWriter) -> Upload:
-        with closing(writer.fd):
+        with self._doubting(upload), closing_data(writer.fd):
             if body.atomic and body.error is not None:
                 return self._snapshot(upload, os.fstat(writer.fd), upload.offset)
             return self._appended(upload, writer.fd, marked=body.atomic or writer.unsettled)
+
+    def abandon_append(self, upload: Upload, writer: FileWriter, error: BaseException) -> None:
+        """What came before ``error`` stays, unless that was a flush."""
+        with self._doubting(upload), closing_data(writer.fd):
+            if isinstance(error, NotFlushed):
+                raise error
+            if self._durability is Durability.ALWAYS:
+                datasync(writer.fd)
 
     def _appended(
         self, upload: Upload, fd: int, *, marked: bool = False, later: bool = False
@@ -225,10 +255,11 @@ class Files(Snapshots):
         if marked:
             marks.remove(self._root, upload.upload_id)
         if sync:
-            # A mark that came back with a power cut would take away what is acknowledged.
-            self._layout.sync_folder("unverified")
-            if upload.complete:
-                self._sync_facts(upload)
+            with telling(NamesNotFlushed):
+                # A mark that came back with a power cut would take away what is acknowledged.
+                self._layout.sync_folder("unverified")
+                if upload.complete:
+                    self._sync_facts(upload)
         return upload
 
     def _note_if_last(self, upload: Upload, size: int | None) -> None:
@@ -249,11 +280,18 @@ class Files(Snapshots):
         self._remove(f"finishing/{upload_id}")
 
     def rewind(self, upload: Upload) -> Upload:
-        with closing(self._open_data(upload)) as fd:
-            os.ftruncate(fd, upload.offset)
+        with self._doubting(upload):
+            return self._cut(upload, upload.offset)
+
+    def _cut(self, upload: Upload, offset: int) -> Upload:
+        """Make the file so long, if it is longer, and let no mark be left."""
+        with closing_data(self._open_data(upload)) as fd:
+            if os.fstat(fd).st_size > offset:
+                os.ftruncate(fd, offset)
             if self._flushes:
                 datasync(fd)  # before the mark goes: refused bytes must not come back
             marks.remove(self._root, upload.upload_id)
+            self._doubts.pop(upload.upload_id, None)
             return self._snapshot(upload, os.fstat(fd))
 
     def open_for_reading(self, upload: Upload) -> int:
@@ -275,7 +313,7 @@ class Files(Snapshots):
         """``upload`` has its length now. If that makes it complete, its bytes came before, and
         nobody has flushed them."""
         if self.must_sync(upload):
-            with closing(self._open_data(upload)) as fd:
+            with self._doubting(upload), closing_data(self._open_data(upload)) as fd:
                 datasync(fd)
             self._layout.sync_folder("unverified")
         self._note_if_last(upload, 0)
@@ -309,8 +347,11 @@ class Files(Snapshots):
     def _sync_facts(self, upload: Upload) -> None:
         """The info file and the folder, which creation may have left to the kernel."""
         name = f"{self._name(upload.upload_id)}.info"
-        with closing(os.open(name, os.O_RDONLY, dir_fd=self._root)) as fd:
-            os.fsync(fd)
+        try:
+            with closing(os.open(name, os.O_RDONLY, dir_fd=self._root)) as fd:
+                os.fsync(fd)
+        except OSError:
+            self._write_info(self._facts(upload.upload_id))  # the kernel has forgotten it
         self._sync_names(upload)
 
     def _sync_names(self, upload: Upload) -> None:
@@ -344,6 +385,7 @@ class Files(Snapshots):
         for file in (name, f"{name}.info.new"):
             self._remove(file)
         marks.remove(self._root, upload.upload_id)
+        self._doubts.pop(upload.upload_id, None)
         self.delivered(upload.upload_id)
         self._remove_waiting(upload)
         if self._durability is Durability.ALWAYS:
