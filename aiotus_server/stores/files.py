@@ -341,7 +341,7 @@ class Files(Snapshots):
         try:
             publish(source, target, copy, sync=self.must_sync(upload))
         except FileExistsError:
-            _log.error("%s exists: %s is not published", target, upload.upload_id)
+            _log.error("%r exists: %s is not published", str(target), upload.upload_id)
             raise PathTaken from None
         upload = replace(upload, published=True)
         self._write_info(upload)
