@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import settings
+
 if TYPE_CHECKING:
     import pytest
-from hypothesis import settings
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("patient", deadline=None)
