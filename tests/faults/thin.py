@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,7 @@ class ThinDisk:
     def plugged(self) -> Iterator[None]:
         with ExitStack() as stack:
             self._mount("-t", "tmpfs", "-o", f"size={40 * MIB}", "none", str(self._ram))
-            stack.callback(self._umount, self._ram)
+            stack.callback(self._detach, self._ram)
             with self._image.open("wb") as file:
                 file.truncate(32 * MIB)
             make = ["mkfs.ext4", "-q", "-m0", "-b4096", "-N1024", "-O", "^has_journal"]
@@ -49,7 +48,7 @@ class ThinDisk:
                 file.seek(0)
                 file.write(begin)
             self._plug()
-            stack.callback(self._umount, self.point)
+            stack.callback(self._detach, self.point)
             self._trim()
             yield
 
@@ -87,11 +86,12 @@ class ThinDisk:
 
     @staticmethod
     def _umount(point: Path) -> None:
-        for pause in (0.1, 0.5, 2.0):  # the loop device lets go of its file a moment later
-            if subprocess.run(["umount", "-q", point], check=False, timeout=30).returncode == 0:
-                return
-            time.sleep(pause)
         subprocess.run(["umount", point], check=True, timeout=30)
+
+    @staticmethod
+    def _detach(point: Path) -> None:
+        """Though a test that failed may have left something open on it."""
+        subprocess.run(["umount", "--lazy", point], check=True, timeout=30)
 
 
 @contextmanager
