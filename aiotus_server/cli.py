@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -207,11 +208,20 @@ def listening_of(values: argparse.Namespace) -> Listening:
         tls=_tls_of(values),
         access_log=values.access_log,
         grace=values.grace.total_seconds(),
-        header_timeout=values.header_timeout.total_seconds(),
+        header_timeout=_seconds_of("header-timeout", values.header_timeout),
+        keepalive_timeout=_seconds_of("keepalive-timeout", values.keepalive_timeout) or 0,
         workers=values.workers,
         affinity=not values.no_affinity,
         uvloop=not values.no_uvloop,
     )
+
+
+def _seconds_of(name: str, value: timedelta | None) -> float | None:
+    if value is None:
+        return None
+    if value <= timedelta(0):
+        raise ValueError(f"{name} must be longer than nothing")
+    return value.total_seconds()
 
 
 def _tls_of(values: argparse.Namespace) -> ssl.SSLContext | None:

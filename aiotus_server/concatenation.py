@@ -23,7 +23,7 @@ from .protocol.errors import (
     UploadLocked,
     UploadNotFound,
 )
-from .protocol.rules import check_parts
+from .protocol.rules import check_owner, check_parts
 from .protocol.uploads import Final, Partial, Upload
 from .stores.base import ConcatenationStore, TerminationStore
 
@@ -58,17 +58,14 @@ class Concatenation:
     ) -> tuple[Upload, str]:
         """POST of a final upload: the upload, joined if all partials are complete, and its URL."""
         server, events = self._server, self._server.events
-        parts = await self._parts(final)
-        for part in parts.values():
-            if part.owner not in (None, call.owner):
-                raise PartialUnknown
+        parts = await self._parts(final, call.owner)
         length = self._check(parts, final, call)
         upload = replace(server.new_upload(create, call), length=length)
         upload = await events.pre_create(upload, call)
         async with server.receiving(upload.upload_id, source, call):
             if all(part.complete for part in parts.values()):
                 async with self._locked(final, call.options):
-                    parts = await self._parts(final)
+                    parts = await self._parts(final, upload.owner)
                     self._check(parts, final, call)
                     upload = await self._concatenate(upload, final, parts, source, call)
             else:
@@ -147,7 +144,7 @@ class Concatenation:
         if not isinstance(upload.concat, Final) or upload.complete:
             return upload
         try:
-            parts = await self._parts(upload.concat)
+            parts = await self._parts(upload.concat, upload.owner)
         except PartialUnknown:
             return upload
         if all(part.complete for part in parts.values()) and not self._joining:
@@ -194,11 +191,11 @@ class Concatenation:
             final = upload.concat
             if not isinstance(final, Final) or final.joined:
                 return upload
-            parts = await self._parts(final)
+            parts = await self._parts(final, upload.owner)
             if not all(part.complete for part in parts.values()):
                 return upload  # nobody who is appending need let go
             async with self._locked(final, call.options):
-                parts = await self._parts(final)
+                parts = await self._parts(final, upload.owner)
                 self._check(parts, final, call)
                 upload = await self._concatenate(upload, final, parts, source, call)
             return await server.events.finish(upload, call)
@@ -224,12 +221,14 @@ class Concatenation:
                         await store.terminate(part)
         return upload
 
-    async def _parts(self, final: Final) -> dict[str, Upload]:
+    async def _parts(self, final: Final, owner: str | None) -> dict[str, Upload]:
+        """Those of a final of ``owner``; what is another's is not there."""
         parts: dict[str, Upload] = {}
         for upload_id in final.parts:
             if upload_id not in parts:
                 try:
-                    parts[upload_id] = await self._server.get(upload_id)
+                    part = parts[upload_id] = await self._server.get(upload_id)
+                    check_owner(part, owner)
                 except UploadNotFound:
                     raise PartialUnknown from None
         return parts

@@ -21,7 +21,7 @@ from .hooks import (
     InterruptedEvent,
 )
 from .protocol.errors import HookFailed, Refuse, TusError, encode_text
-from .protocol.uploads import UPLOAD_ID, Outcome, Partial, Upload, parse_metadata
+from .protocol.uploads import UPLOAD_ID, Outcome, Partial, Upload, is_owner, parse_metadata
 from .stores.base import ReadableStore, Store
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ class Events:
     async def authorize(self, verb: str, upload_id: str | None, request: Any) -> str | None:
         """Who asks, if the hooks say so."""
         event = AuthorizeEvent(verb=verb, upload_id=upload_id, request=request)
-        owner = None
-        for answer in await _judge(self._hooks.authorize, event):
-            if isinstance(answer, str):
-                owner = answer
-            elif answer not in (None, True):
-                _log.error("authorize must return the owner, a text, or None, not %r", answer)
-                raise HookFailed
-        return owner
+        answers = await _judge(self._hooks.authorize, event)
+        owners = [answer for answer in answers if answer not in (None, "") and answer is not True]
+        if not owners:
+            return None
+        if not is_owner(owners[0]) or owners.count(owners[0]) < len(owners):
+            _log.error("authorize must return one owner, a text, or None, not %r", owners)
+            raise HookFailed
+        return str(owners[0])
 
     async def pre_create(self, upload: Upload, call: Call) -> Upload:
         """The upload as the hooks want it. Its id is fit to be one, whoever made it."""

@@ -207,10 +207,20 @@ SERVE_GROUPS = (
             Option(
                 "header-timeout",
                 "TIME",
-                "close a new connection that has not sent the head of a request by then",
-                parse_duration,
+                "close a connection whose request has not sent all of its head for so long; none "
+                "for never",
+                parse_lifetime,
                 timedelta(seconds=30),
                 shown="30s",
+            ),
+            Option(
+                "keepalive-timeout",
+                "TIME",
+                "close a connection that has been idle for so long since its last request; none "
+                "for never",
+                parse_lifetime,
+                timedelta(seconds=180),
+                shown="3m",
             ),
             Option(
                 "reserve",

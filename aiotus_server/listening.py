@@ -31,7 +31,8 @@ class Listening:
     """Where connections come from, and what is the same for all of them.
 
     grace: seconds from a signal to the end of the process, at most.
-    header_timeout: seconds that a new connection may take to send the head of a request.
+    header_timeout: seconds that the head of a request may take to come, None for ever.
+    keepalive_timeout: seconds that a connection may be idle between two requests, 0 for any.
     workers: processes that accept connections.
     affinity: keep each of them on a core of its own.
     uvloop: use it where it is installed.
@@ -44,7 +45,9 @@ class Listening:
     tls: ssl.SSLContext | None = None
     access_log: bool = False
     grace: float = 8.0
-    header_timeout: float = 30.0
+    header_timeout: float | None = 30.0
+    # Longer than proxies keep theirs: else they would send requests on what was just closed.
+    keepalive_timeout: float = 180.0
     workers: int = 1
     affinity: bool = True
     uvloop: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .protocol.errors import Refuse
+from .protocol.uploads import is_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,7 @@ def named_by(header: str) -> Callable[[AuthorizeEvent], str]:
 
     def name(event: AuthorizeEvent) -> str:
         names = event.request.headers.getall(header, [])
-        if len(names) != 1 or not names[0]:
+        if len(names) != 1 or not is_owner(names[0]):
             raise Refuse(401, "The request does not say whose it is.")
         owner: str = names[0]
         return owner

@@ -6,6 +6,7 @@ The kernel copies each byte into a buffer and out again; both calls release the 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 from contextlib import suppress
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .body import Writer
+    from .pace import Pace
     from .protocol.checksum import Hasher
 
 BUFFER = 1024 * 1024  # bytes, one for each thread
@@ -39,11 +41,14 @@ class Pump:
     ``taken`` counts the bytes that have left the socket. Owns ``connection``: ``close`` it.
     """
 
-    def __init__(self, connection: socket.socket, left: int, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, connection: socket.socket, left: int, stopped: Callable[[], bool], pace: Pace
+    ) -> None:
         self.taken = 0
         self.left = left
         self._connection = connection
         self._stopped = stopped
+        self._pace = pace
         self._last_taken = False  # after a stop: what had come by then
         self._dry = False  # the socket was empty
         self._idle = False  # and nothing came for a while
@@ -74,12 +79,17 @@ class Pump:
 
         0 when nothing came for ``patience`` seconds, and once ``stopped()``, when what had come
         by then is stored. Raises EOFError when the other side has gone or has sent its last
-        byte, OSError when the disk refuses; then ``taken`` counts bytes that were not written.
+        byte, BodyTooSlow, and OSError when the disk refuses; then ``taken`` counts bytes that
+        were not written.
         """
         end = self._loop.time() + patience
         while self.left:
+            if not before:
+                self._pace.check()
             if self._dry and not await self._bytes_come(end):
-                return 0
+                if self._loop.time() >= end:
+                    return 0
+                continue
             self._dry = False
             most = min(limit, self.left, QUANTUM)
             if self._stopped():
@@ -91,7 +101,8 @@ class Pump:
             count = await threads.pumping.run(self._take, writer, most, last, hashers, before)
             before = ()
             if count:
-                self._pace(count)
+                self._pace.came(count)
+                self._adapt(count)
                 return count
             if self._end is not None:
                 raise self._end
@@ -101,14 +112,18 @@ class Pump:
     async def _bytes_come(self, end: float) -> bool:
         """Wait for so many that they are worth a thread, until the time ``end``: whether it is
         worth to look."""
-        if self._idle and not await self._wait(1, end):
+        if self._idle and not await self._wait(1, min(end, self._judged_at())):
             return False
         await self._wait(
             min(self.left, GATHER_SIZE), min(self._loop.time() + self._gather_time, end)
         )
         return True
 
-    def _pace(self, count: int) -> None:
+    def _judged_at(self) -> float:
+        patience = self._pace.patience
+        return math.inf if patience is None else self._loop.time() + patience
+
+    def _adapt(self, count: int) -> None:
         self._idle = False
         least, most = GATHER_TIMES
         slow = count < GATHER_SIZE // 4
@@ -120,6 +135,7 @@ class Pump:
         if self._stopped():
             return True
         self._set_watermark(watermark)
+        begun = self._loop.time()
         self._waiter = self._loop.create_future()
         self._loop.add_reader(self._connection, self._wake, True)
         timer = self._loop.call_at(end, self._wake, False)
@@ -127,6 +143,7 @@ class Pump:
             return await self._waiter
         finally:
             self._waiter = None
+            self._pace.waited(self._loop.time() - begun)
             timer.cancel()
             self._loop.remove_reader(self._connection)
 

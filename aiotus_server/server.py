@@ -8,7 +8,7 @@ work ends early by ``Source.interrupt``.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -21,10 +21,11 @@ from .hooks import Hooks
 from .locks import Declined, Lock, Locker, MemoryLocker, Purpose
 from .protocol.errors import (
     FinalNotAppendable,
+    RequestTooLong,
     ServerStopping,
     StoreFull,
-    TooManyBodies,
     TusError,
+    UploadDamaged,
     UploadDisplaced,
     UploadLocked,
     UploadNotFound,
@@ -41,6 +42,7 @@ from .protocol.rules import (
 )
 from .protocol.uploads import Final, Upload
 from .reception import Reception
+from .slots import Slots
 from .stores.base import (
     CreationStore,
     Store,
@@ -83,7 +85,8 @@ class Server:
         self._opening: asyncio.Future[None] | None = None
         self._open = False
         self.stopping = False
-        self._running: dict[Source, str | None] = {}  # and whose body it is
+        self._running: set[Source] = set()
+        self.slots = Slots()
         self._idle = asyncio.Event()
 
     async def start(self) -> None:
@@ -128,17 +131,23 @@ class Server:
 
         An error raised once the upload exists has its ``upload`` and ``location``.
         """
-        store = cast("CreationStore", self.store)
         if not self._open:
             await self.start()
         check_create(create, call.options.max_size)
         check_request_size(create.body_length, call.options.max_request_size)
-        self._check_bodies(create, call.options)
         if call.options.reserve:
             await self._check_reserve(call.options)
         if isinstance(create.concat, Final):
             return await self.concatenation.create(create, create.concat, source, call)
-        upload = await self.events.pre_create(self.new_upload(create, call), call)
+        upload = self.new_upload(create, call)
+        with self._slot(upload.upload_id, create, call):
+            return await self._create(upload, create, source, call)
+
+    async def _create(
+        self, upload: Upload, create: Create, source: Source, call: Call
+    ) -> tuple[Upload, str]:
+        store = cast("CreationStore", self.store)
+        upload = await self.events.pre_create(upload, call)
         if create.body_length != 0:
             await self.events.pre_receive(upload, call)
         async with self.receiving(upload.upload_id, source, call, create):
@@ -161,10 +170,13 @@ class Server:
         """PATCH: the upload after it. Every error has the ``upload``, once it is known."""
         if not self._open:
             await self.start()
+        await self._check_owner(upload_id, call)
         try:
-            upload = await self._append_locked(upload_id, append, source, call)
-        except UploadLocked:
-            await self.refuse_final(upload_id)
+            check_request_size(append.body_length, call.options.max_request_size)
+            with self._slot(upload_id, append, call):
+                upload = await self._append_locked(upload_id, append, source, call)
+        except (UploadLocked, RequestTooLong):
+            await self.refuse_final(upload_id, call)
             raise
         except TusError as error:
             await self.concatenation.join_waiting_for(error.upload, call)
@@ -176,9 +188,8 @@ class Server:
     async def _append_locked(
         self, upload_id: str, append: Append, source: Source, call: Call
     ) -> Upload:
-        check_request_size(append.body_length, call.options.max_request_size)
         async with self.receiving(upload_id, source, call, append):
-            upload = self.events.expected(await get_held(self.store, upload_id))
+            upload = self.events.expected(await self._held(upload_id, call))
             if upload.unverified:
                 upload = await self.reception.mended(upload)
             try:
@@ -198,13 +209,15 @@ class Server:
         but not from under a checksum, since its bytes would be discarded."""
         if not self._open:
             await self.start()
+        await self._check_owner(upload_id, call)
         try:
             async with self.lock(upload_id, Purpose.INSPECT, call.options):
-                upload = await get_held(self.store, upload_id)
+                upload = await self._held(upload_id, call)
                 if upload.unverified:
                     upload = await self.reception.mended(upload)
         except Declined:
             upload = await self.get(upload_id)
+            check_owner(upload, call.owner)
         not_expired(upload, self.clock())
         if isinstance(upload.concat, Final):
             upload = await self.concatenation.look_at(upload, call)
@@ -214,8 +227,9 @@ class Server:
         """DELETE. Raises UploadNotFound, TerminationForbidden or a hook's refusal."""
         assert isinstance(self.store, TerminationStore)
         await self.start()
+        await self._check_owner(upload_id, call)
         async with self.lock(upload_id, Purpose.TERMINATE, call.options):
-            upload = await get_held(self.store, upload_id)
+            upload = await self._held(upload_id, call)
             not_expired(upload, self.clock())
             check_terminate(upload, complete_allowed=call.options.terminate_complete)
             await self.events.pre_terminate(upload, call)
@@ -229,32 +243,41 @@ class Server:
         """GET: the upload, if it is complete. Takes no lock."""
         await self.start()
         upload = await self.get(upload_id)
+        check_owner(upload, call.owner)
         if isinstance(upload.concat, Final):
             upload = await self.concatenation.look_at(upload, call)
         check_read(upload)
         return upload
 
-    async def refuse_final(self, upload_id: str) -> None:
+    async def refuse_final(self, upload_id: str, call: Call) -> None:
         """A PATCH on a final upload is 403, whatever else is wrong with it."""
         await self.start()
         try:
             upload = await self.get(upload_id)
+            check_owner(upload, call.owner)
         except UploadNotFound:
             return
         if isinstance(upload.concat, Final):
             raise FinalNotAppendable
 
-    async def check_access(self, upload_id: str, call: Call) -> None:
-        """Raises UploadNotFound when the upload belongs to somebody else than who asks. Before
-        any lock is taken: nobody who uses it is disturbed."""
-        await self.start()
-        try:
-            upload = await self.get(upload_id)
-        except UploadNotFound:
-            return  # who is answered so by the verb itself
-        check_owner(upload, call.owner)
-
     # What the verbs are made of
+
+    async def _check_owner(self, upload_id: str, call: Call) -> None:
+        """Before the lock is asked for, where requests have names: others disturb nobody.
+
+        Raises UploadNotFound, whether the upload is another's or not there: what comes behind,
+        a limit say, could tell the one from the other.
+        """
+        if not self.events.judges_access:
+            return
+        with suppress(UploadDamaged):  # in the making, maybe; under the lock it is known
+            check_owner(await self.get(upload_id), call.owner)
+
+    async def _held(self, upload_id: str, call: Call) -> Upload:
+        """The upload, under its lock. Raises UploadNotFound if it is another's."""
+        upload = await get_held(self.store, upload_id)
+        check_owner(upload, call.owner)
+        return upload
 
     def new_upload(self, create: Create, call: Call) -> Upload:
         options, now = call.options, self.clock()
@@ -288,35 +311,31 @@ class Server:
         """The lock on the upload that ``source`` is for, which is interrupted when the lock is
         wanted, and by ``stop``. Without ``asked`` it is for a concatenation.
         """
-        self._check_bodies(asked, call.options, upload_id)
         purpose = Purpose.CONCATENATE if asked is None else Purpose.APPEND
         lock = self.lock(upload_id, purpose, call.options)
-        body_of = upload_id if asked is not None and asked.body_length != 0 else None
-        return _Receiving(self, source, asked, lock, body_of)
+        return _Receiving(self, source, asked, lock)
 
-    def _check_bodies(
-        self, asked: Create | Append | None, options: Options, upload_id: str | None = None
-    ) -> None:
-        """Raises TooManyBodies, unless this one is to take the place of another."""
-        if options.max_bodies is None or asked is None or asked.body_length == 0:
-            return
-        bodies = [body_of for body_of in self._running.values() if body_of is not None]
-        if len(bodies) >= options.max_bodies and upload_id not in bodies:
-            raise TooManyBodies
+    def _slot(
+        self, upload_id: str, asked: Create | Append, call: Call
+    ) -> AbstractContextManager[None]:
+        """Before a hook or another request hears of it, for a request that has a body."""
+        if asked.body_length == 0:
+            return nullcontext()
+        return self.slots.take(upload_id, call.options.max_bodies)
 
     @property
     def sources(self) -> frozenset[Source]:
         """Those of which bytes are being received."""
         return frozenset(self._running)
 
-    def begin(self, source: Source, body_of: str | None = None) -> None:
+    def begin(self, source: Source) -> None:
         """``stop`` interrupts ``source`` from now on, and waits for its ``end``."""
         if self.stopping:
             source.interrupt(ServerStopping())
-        self._running[source] = body_of
+        self._running.add(source)
 
     def end(self, source: Source) -> None:
-        self._running.pop(source, None)
+        self._running.discard(source)
         if not self._running:
             self._idle.set()
 
@@ -334,7 +353,7 @@ _PATIENT = (Purpose.EXPIRE, Purpose.RECOVER)
 class _Receiving(AbstractAsyncContextManager[None]):
     """A lock under which bytes come from a source; see ``Server.receiving``."""
 
-    __slots__ = ("_asked", "_body_of", "_lock", "_server", "_source")
+    __slots__ = ("_asked", "_lock", "_server", "_source")
 
     def __init__(
         self,
@@ -342,16 +361,14 @@ class _Receiving(AbstractAsyncContextManager[None]):
         source: Source,
         asked: Create | Append | None,
         lock: AbstractAsyncContextManager[Lock],
-        body_of: str | None,
     ) -> None:
-        self._body_of = body_of
         self._server = server
         self._source = source
         self._asked = asked
         self._lock = lock
 
     async def __aenter__(self) -> None:
-        self._server.begin(self._source, self._body_of)
+        self._server.begin(self._source)
         try:
             lock = await self._lock.__aenter__()
         except BaseException:

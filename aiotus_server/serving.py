@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from . import threads
-from ._aiohttp import HEADER_TIMEOUT
+from . import _aiohttp, threads
 from .app import Settings, make_app
 from .listening import BACKLOG, Failure, Listening, Sockets, reason_of
 from .protocol.errors import StoreUnavailable, TusError
@@ -79,11 +78,12 @@ async def _serve(
         access_log=logging.getLogger("aiohttp.access") if listening.access_log else None,
         # What still runs then is cancelled, and has the rest of the time to end.
         shutdown_timeout=listening.grace * 0.8,
+        keepalive_timeout=listening.keepalive_timeout,
+        **_connection_options(listening),
     )
     servers: list[asyncio.AbstractServer] = []
     try:
         await _open(runner, settings)
-        setattr(runner.server, HEADER_TIMEOUT, listening.header_timeout)
         servers = await _accept(runner, sockets, listening)
         _spare_collector()
         ready()
@@ -102,6 +102,11 @@ def _spare_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
+
+
+def _connection_options(listening: Listening) -> dict[str, Any]:
+    """What aiohttp's own connections do not know."""
+    return {"header_timeout": listening.header_timeout} if _aiohttp.install() else {}
 
 
 def _app(settings: Settings) -> web.Application:

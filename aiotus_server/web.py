@@ -246,8 +246,7 @@ class _Handler:
             raise MethodNotAllowed(allowed)
         mount = LateMount(request, options)
         call = Call(options, terms.offer, mount.upload_url, request)
-        judges_access = self.server.events.judges_access
-        if judges_access:
+        if self.server.events.judges_access:
             owner = await self.server.events.authorize(_VERBS[method], upload_id, request)
             call = replace(call, owner=owner)
         if not self._running:
@@ -257,8 +256,6 @@ class _Handler:
             return await self._create(request, call, mount)
         if not UPLOAD_ID.fullmatch(upload_id):
             raise UploadNotFound
-        if judges_access:
-            await self.server.check_access(upload_id, call)
         return await self._verbs[method](request, call, upload_id)
 
     def _terms_of(self, options: Options, *, trailers: bool) -> _Terms:
@@ -292,7 +289,7 @@ class _Handler:
             )
             source = _source(request, append, call)
         except TusError:
-            await self.server.refuse_final(upload_id)
+            await self.server.refuse_final(upload_id, call)
             raise
         upload = await _to_the_end(
             request, self.server.append(upload_id, append, source, call), source

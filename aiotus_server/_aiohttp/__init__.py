@@ -18,7 +18,6 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from .connection import (
-    HEADER_TIMEOUT,
     TusRequestHandler,
     body_length,
     close_after,
@@ -55,6 +54,7 @@ def missing_names() -> list[str]:
             ),
         ),
         (RequestHandler, ("_parser", "_manager", "_loop", "transport", "connection_lost")),
+        (RequestHandler, ("connection_made", "_waiter")),
         (RequestHandler, ("pause_reading", "resume_reading", "_reading_paused")),
         (StreamReader, ("_buffer", "_buffer_offset", "total_bytes", "feed_data", "feed_eof")),
         (StreamReader, ("_cursor", "_eof", "_http_chunk_splits", "_protocol", "_size")),
@@ -82,7 +82,6 @@ def install() -> bool:
 
 
 __all__ = [
-    "HEADER_TIMEOUT",
     "RequestSource",
     "TrailerParser",
     "TrailerStream",

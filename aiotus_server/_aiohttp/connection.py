@@ -29,20 +29,23 @@ if TYPE_CHECKING:
 DRAIN_SIZE = 64 * 1024 * 1024  # bytes
 DRAIN_TIME = 5.0  # seconds
 SHORT_DRAIN_TIME = 0.5  # seconds, when the server stops or the client has fallen silent
-# The attribute of aiohttp's server that says, in seconds, how long a new connection may take to send
-# the head of its first request.
-HEADER_TIMEOUT = "aiotus_header_timeout"
 # With less than this left, the connection is worth keeping.
 KEEP_SIZE = 1024 * 1024  # bytes
 
 
 class TusRequestHandler(RequestHandler):
-    """aiohttp's connection, which keeps trailers and can be asked to stop."""
+    """aiohttp's connection, which keeps trailers and can be asked to stop.
+
+    ``header_timeout``, in seconds, is how long the head of a request may take to come: the
+    first from the moment of the connection, the others from their first byte. None is for ever,
+    as with aiohttp.
+    """
 
     __slots__ = (
         "_auto_decompress",
         "_draining",
         "_head_timer",
+        "_header_timeout",
         "_refused",
         "_sender",
         "_stopping",
@@ -51,8 +54,16 @@ class TusRequestHandler(RequestHandler):
         "unanswered",
     )
 
-    def __init__(self, manager: Any, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        manager: Any,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        header_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(manager, loop=loop, **kwargs)
+        self._header_timeout = header_timeout
         self._sender: Sender | None = None
         self._auto_decompress = kwargs.get("auto_decompress", True)
         self._taken_over = False
@@ -64,16 +75,26 @@ class TusRequestHandler(RequestHandler):
         self._refused: StreamReader | None = None  # a body that nobody reads
         self._parser: Any = TrailerParser(self._parser, self)
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        timeout = getattr(self._manager, HEADER_TIMEOUT, None)
-        if timeout is not None:
-            self._head_timer = self._loop.call_later(timeout, self._expect_head)
+        self.head_begun()
 
-    def _expect_head(self) -> None:
-        """Behind the first request aiohttp itself does not wait for ever."""
+    def head_begun(self) -> None:
+        """A request's head is awaited, and some of it may have come."""
+        if self._header_timeout is not None and self._head_timer is None:
+            self._head_timer = self._loop.call_later(self._header_timeout, self._head_is_late)
+
+    def head_came(self) -> None:
+        """The whole head."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
         self._head_timer = None
-        if not self._request_count:
+        if self._waiter is None or self._waiter.done():
+            self.head_begun()  # the request before it is still in hand
+        else:
             self.force_close()
 
     def new_trailer_stream(self) -> TrailerStream:
@@ -118,9 +139,7 @@ class TusRequestHandler(RequestHandler):
             self.resume_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self.head_came()  # or never will
         if self._taken_over and self.tus_source is not None:
             self.tus_source.interrupt(BodyCutShort())
         elif self._parser is not None:

@@ -152,9 +152,11 @@ class TrailerParser:
         end = window.find(b"\r\n\r\n")
         if end == -1:
             self._behind = window[-3:]
+            self._handler.head_begun()
             return self._feed(data)
         end += 4 - len(self._behind)
         self._behind = b""
+        self._handler.head_came()
         messages, tail = self._feed(data[:end])
         if messages and not self._upgraded:
             message, payload = messages[-1]

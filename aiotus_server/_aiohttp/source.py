@@ -10,6 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from ..body import Source
+from ..pace import Pace
 from ..protocol.errors import BodyCutShort, BodyMalformed, BodyTimedOut, BodyTooSlow, TusError
 from ..pump import Pump
 from .connection import TusRequestHandler, expects_continue
@@ -31,8 +32,6 @@ class RequestSource(Source):
     gave_up = False  # before the end
     silent = False  # because nothing came
     _silence = 0.0  # seconds that were waited in vain since the last byte
-    _waited = 0.0  # seconds, since bytes were counted to judge their rate
-    _counted = 0  # bytes that had come by then
     _waiting: asyncio.Timeout | None = None
     _pump: Pump | None = None
 
@@ -49,9 +48,8 @@ class RequestSource(Source):
         self.continued = not expects_continue(request)
         self._request = request
         self._content = request.content
-        self._read_timeout = options.read_timeout
-        self._min_rate = options.min_rate
-        self._window = options.min_rate_window.total_seconds()
+        self._read_timeout = options.read_timeout.total_seconds()
+        self._pace = Pace(options.min_rate, options.min_rate_window.total_seconds())
         self._parse_trailers = parse_trailers
         # A middleware may have read the body, with request.read() say.
         self._read_before = request._read_bytes or b""
@@ -82,13 +80,12 @@ class RequestSource(Source):
             raise self.interrupted
         if self._content.at_eof():
             return self._end()
+        self._pace.check()
         await self._continue()
         loop = asyncio.get_running_loop()
-        begun, left = loop.time(), self._read_timeout.total_seconds() - self._silence
+        begun = loop.time()
         try:
-            async with asyncio.timeout(
-                left if patience is None else min(left, patience)
-            ) as waiting:
+            async with asyncio.timeout(self._patience(patience)) as waiting:
                 self._waiting = waiting
                 await wait_for_piece(self._content)
         except TimeoutError:
@@ -97,22 +94,13 @@ class RequestSource(Source):
             return self._failed(error)
         finally:
             self._waiting = None
-            self._has_waited(loop.time() - begun)
-        self._judge_rate()
+            self._pace.waited(loop.time() - begun)
         return self._arrived() or self._end()
 
-    def _has_waited(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def _judge_rate(self) -> None:
-        """Raises BodyTooSlow. Only the time that was waited counts: a slow disk or hook is not
-        the client's."""
-        if not self._min_rate or self._waited < self._window:
-            return
-        slow = self.given - self._counted < self._min_rate * self._waited
-        self._waited, self._counted = 0.0, self.given
-        if slow:
-            raise BodyTooSlow(self._min_rate)
+    def _patience(self, asked: float | None) -> float:
+        """How long to wait for the next bytes, in seconds."""
+        left = self._read_timeout - self._silence
+        return min(most for most in (left, asked, self._pace.patience) if most is not None)
 
     def _end(self) -> bytes:
         if self.length is not None and self.given < self.length:
@@ -152,11 +140,13 @@ class RequestSource(Source):
         if taken is None:
             return None
         connection, pieces, left = taken
-        self._pump = Pump(connection, left, lambda: self.interrupted is not None)
+        self._pump = Pump(connection, left, lambda: self.interrupted is not None, self._pace)
         if self._read_before:
             pieces.insert(0, self._read_before)
             self._read_before = b""
-        self.given += sum(map(len, pieces))
+        size = sum(map(len, pieces))
+        self._pace.came(size)
+        self.given += size
         return pieces
 
     def _failing(self) -> bool:
@@ -170,12 +160,8 @@ class RequestSource(Source):
         before: Sequence[bytes] = (),
     ) -> int:
         assert self._pump is not None
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
         try:
-            self._judge_rate()
-            patience = self._read_timeout.total_seconds()
-            count = await self._pump.copy(writer, limit, hashers, patience, before)
+            count = await self._pump.copy(writer, limit, hashers, self._read_timeout, before)
             if not count:
                 raise self.interrupted or BodyTimedOut()
         except EOFError as error:
@@ -185,7 +171,6 @@ class RequestSource(Source):
             self._give_up(error)
             raise
         self.given += count
-        self._has_waited(loop.time() - begun)
         return count
 
     def give_back(self) -> None:
@@ -210,6 +195,7 @@ class RequestSource(Source):
             data = b"".join(take_all(self._content))
         if data:
             self._silence = 0.0
+            self._pace.came(len(data))
             self.given += len(data)
         return data
 
@@ -220,7 +206,7 @@ class RequestSource(Source):
             raise self.interrupted
         # Only what was waited here counts: a slow disk or hook is not the client's silence.
         self._silence += seconds
-        if self._silence >= self._read_timeout.total_seconds():
+        if self._silence >= self._read_timeout:
             raise BodyTimedOut
         return None
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 UPLOAD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+def is_owner(value: object) -> bool:
+    """Whether it can be the name of an owner: text that can be kept, and stand in a log."""
+    return isinstance(value, str) and 1 <= len(value) <= 1024 and value.isprintable()
+
+
 class Partial(Struct, frozen=True):
     """ "A partial upload represents a chunk of a file." """
 

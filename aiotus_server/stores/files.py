@@ -117,8 +117,7 @@ class Files(Snapshots):
     def create(self, upload: Upload, body: Body, whole: bool, later: bool = False) -> Upload:
         """``later`` leaves it to ``flush``."""
         _check_path(upload)
-        name = self._layout.make_shard(upload.upload_id)
-        data, info = self._claim(name)
+        data, info = self._claim(upload.upload_id)
         try:
             with closing(data), closing(info):
                 upload = self._begin(upload, data, body.take() if whole else (), later)
@@ -127,14 +126,28 @@ class Files(Snapshots):
                 elif upload.finish_due:
                     self._note_finish(upload)
                 self._write_first_info(upload, info, later)
-        except BaseException:
+        except BaseException as error:
+            self._mend(error)
             self.terminate(upload)
             raise
         return upload
 
-    def _claim(self, name: str) -> tuple[int, int]:
+    def _mend(self, error: BaseException) -> None:
+        """Make the folders that somebody has removed, for those who come next."""
+        if isinstance(error, FileNotFoundError):
+            self._layout.make_all()
+
+    def _claim(self, upload_id: str) -> tuple[int, int]:
         """New files for data and info. Where one of them is, published uploads have no data, there
         is an upload or what is left of one, and nothing is touched."""
+        name = self._layout.make_shard(upload_id)
+        try:
+            return self._open_new(name)
+        except FileNotFoundError:
+            self._layout.make_shard(upload_id, anew=True)  # somebody has removed the folder
+            return self._open_new(name)
+
+    def _open_new(self, name: str) -> tuple[int, int]:
         try:
             data = self._open(name, _NEW)
             try:
@@ -190,7 +203,8 @@ class Files(Snapshots):
         try:
             self._note_if_last(upload, body.length)
             return self._writer(upload, fd, atomic=body.atomic)
-        except BaseException:
+        except BaseException as error:
+            self._mend(error)
             os.close(fd)
             raise
 
@@ -327,7 +341,7 @@ class Files(Snapshots):
         try:
             publish(source, target, copy, sync=self.must_sync(upload))
         except FileExistsError:
-            _log.error("%s exists: %s is not published", target, upload.upload_id)
+            _log.error("%r exists: %s is not published", str(target), upload.upload_id)
             raise PathTaken from None
         upload = replace(upload, published=True)
         self._write_info(upload)
@@ -425,6 +439,9 @@ class Files(Snapshots):
                 if upload.finish_due:
                     self._note_finish(joined)
                 self._appear(building, joined, new=not waiting)
+        except BaseException as error:
+            self._mend(error)
+            raise
         finally:
             self._remove(building)
         self._remove_waiting(upload)

@@ -46,7 +46,7 @@ class _Info(msgspec.Struct, omit_defaults=True):
     path: _Path | None = None
     published: bool = False
     outcome: _Outcome | None = None
-    owner: str | None = None
+    owner: _Header | None = None
 
 
 _encoder = msgspec.json.Encoder()

@@ -75,11 +75,11 @@ class Layout(View):
         for name in FOLDERS:
             self.make_folder(name)
 
-    def make_shard(self, upload_id: str) -> str:
+    def make_shard(self, upload_id: str, *, anew: bool = False) -> str:
         """The folder for ``upload_id``: spread by a hash, since hooks may choose ids that are
-        alike. Returns ``name(upload_id)``."""
+        alike. Returns ``name(upload_id)``. ``anew``: though it was made before."""
         shard = _shard_of(upload_id)
-        if shard not in self._made:
+        if anew or shard not in self._made:
             self.make_folder(shard)
             self._made.add(shard)
         return f"{shard}/{upload_id}"

@@ -1,17 +1,19 @@
-"""A small real file system fills up in the middle of uploads, and is freed again."""
+"""A small real file system fills up in the middle of uploads, and is freed again; folders vanish."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
 import subprocess
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aiotus_server import DiskStore
+from aiotus_server import DiskStore, Expiry, Hooks, Options
 
 from ..http.client import OCTETS, DataPath, Site, assert_refused, chunked, serving, sha1
 from ..stores.filesystems import fill, free_space
@@ -146,3 +148,44 @@ async def test_no_inode_is_left(site: Site) -> None:
         (disk / "many" / str(name)).unlink()
     reply = await site.request("POST", headers=headers, body=b"hello")
     assert (await site.get(reply.path)).body == b"hello"
+
+
+# Folders that vanish
+
+
+@pytest.mark.parametrize(
+    "folder", ["??", "expiry", "finishing", "joining", "unverified", "waiting"]
+)
+async def test_a_folder_vanishes(tmp_path: Path, folder: str) -> None:
+    """It is made again; at most one request of a kind fails."""
+    options = Options(expiry=Expiry(timedelta(days=1)), new_id=lambda: next(ids))
+    ids = (f"upload-{number}" for number in itertools.count())
+    hooks = Hooks()
+    hooks.post_finish(lambda event: None)
+    store = DiskStore(tmp_path / "uploads")
+    kwargs: dict[str, Any] = {"options": options, "hooks": hooks, "data_path": DataPath.AS_SET}
+    async with serving(store, **kwargs) as site:
+        for _ in range(3):
+            await all_kinds(site)
+        for path in (tmp_path / "uploads").glob(folder):
+            shutil.rmtree(path)
+        for _ in range(8):
+            with suppress(AssertionError):
+                await all_kinds(site)
+        await all_kinds(site)
+        await site.routes.server.stop()
+
+
+async def all_kinds(site: Site) -> None:
+    """An upload with a checksum, one in two appends, and a final that waits."""
+    path = await site.create(len(DATA))
+    assert (await site.patch(path, 0, DATA, Upload_Checksum=sha1(DATA))).status == 204
+    assert (await site.get(path)).body == DATA
+    parts = [await site.create(5, Upload_Concat="partial") for _ in range(2)]
+    final = {"Upload-Concat": f"final;{' '.join(parts)}"}
+    reply = await site.request("POST", headers=final)
+    assert reply.status == 201
+    for part in parts:
+        assert (await site.patch(part, 0, b"he")).status == 204
+        assert (await site.patch(part, 2, b"llo")).status == 204
+    assert (await site.get(reply.path)).body == b"hellohello"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 APPEND, INSPECT, TERMINATE = Purpose.APPEND, Purpose.INSPECT, Purpose.TERMINATE
-PROMPT = 1.0  # seconds in which a waiter must be served; a lost wake-up would take LONG
+PROMPT = 5.0  # seconds in which a waiter must be served; a lost wake-up would take LONG
 
 
 @pytest.fixture

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+pytestmark = pytest.mark.timeout(300)  # every flush is one of a busy disk, perhaps
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _cut_off(tmp_path_factory.mktemp("cut-off"))
@@ -38,7 +41,7 @@ def other_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _cut_off(folder: Path) -> Path:
     """``<operation>/<call>``: a store in which the operation was killed before this call."""
     command = [sys.executable, "-m", "tests.stores.cutter", str(folder)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=50)
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=250)
     return folder
 
 
