@@ -55,7 +55,9 @@ async def _deliver(server: Server, upload_id: str, call: Call, wait: float) -> b
             except UploadNotFound:
                 await server.store.delivered(upload_id)
             else:
-                await server.events.deliver(upload, call)
+                # Whoever held the lock until now may have told of it.
+                if await server.store.undelivered(upload_id):
+                    await server.events.deliver(upload, call)
     except UploadLocked:
         return False
     except Refuse:

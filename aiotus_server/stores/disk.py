@@ -161,8 +161,8 @@ class DiskStore(
         pool = self._ending if upload.path is None else threads.slow
         return await pool.run(self._files.finish, replace(upload, outcome=outcome))
 
-    async def undelivered(self) -> Sequence[str]:
-        return await threads.slow.run(self._files.undelivered)
+    async def undelivered(self, upload_id: str | None = None) -> Sequence[str]:
+        return await threads.slow.run(self._files.undelivered, upload_id)
 
     async def delivered(self, upload_id: str) -> None:
         await threads.small.run(self._files.delivered, upload_id)

@@ -287,7 +287,9 @@ class Files(Snapshots):
         with suppress(FileExistsError):
             os.symlink("due", f"finishing/{upload.upload_id}", dir_fd=self._root)
 
-    def undelivered(self) -> list[str]:
+    def undelivered(self, upload_id: str | None) -> list[str]:
+        if upload_id is not None:
+            return [upload_id] if self._is_there(f"finishing/{upload_id}") else []
         return self._list("finishing")
 
     def delivered(self, upload_id: str) -> None:

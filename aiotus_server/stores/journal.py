@@ -70,7 +70,8 @@ class ExpiryJournal:
         for start in sorted({name.removesuffix(_TAKEN) for name in names}):
             if start.isdecimal() and int(start) <= now:
                 token = self._take(start if start in names else start + _TAKEN, start)
-                lines = list(self._read(token))
+                # A sweep that could not be ended has written some of them again.
+                lines = list(dict.fromkeys(self._read(token)))
                 for expires, upload_id in lines:
                     if expires > now:
                         self.add(upload_id, expires)

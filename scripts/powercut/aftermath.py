@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +134,7 @@ class Aftermath:
         waits = case.found.there and case.found.offset is None
         if not waits or not all(part.number in whole for part in case.entry.parts):
             return
-        if self._promise is Durability.ALWAYS and not await self._soon(self._given_out, case):
+        if self._promise is Durability.ALWAYS and not await self._soon(self._made, case):
             case.complain("a final does not become whole by itself", _told(case))
         if await self._soon(self._told_whole, case):
             self._count(case, "resumed")
@@ -147,8 +148,11 @@ class Aftermath:
             await asyncio.sleep(PAUSE)
         return False
 
-    async def _given_out(self, case: Case) -> bool:
-        """Unlike HEAD, it does not make the server look."""
+    async def _made(self, case: Case) -> bool:
+        """Seen in the folder if it is there: a request makes the server look."""
+        with suppress(FileNotFoundError):
+            size = path_of(self._folder, case.entry.upload_id).stat().st_size
+            return size == case.entry.length
         reply = await self._request("GET", case.entry.path)
         return reply is not None and reply.status == 200
 

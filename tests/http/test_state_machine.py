@@ -164,6 +164,9 @@ class World:
         self._serving = serving(store, options=self._options, data_path=data_path)
         self.site = self.run(self._serving.__aenter__())
         self.site.routes.server.clock = lambda: self.now
+        # The only sweeps are those of the test, however long it takes.
+        handler: Any = self.site.routes.cleanup_ctx.__self__
+        handler._sweeper.start = lambda: None  # noqa: SLF001
 
     def _options(self, request: web.Request) -> Options:
         return Options(expiry=Expiry(LIFETIME) if "X-Expires" in request.headers else None)
