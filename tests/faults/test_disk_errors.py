@@ -10,6 +10,8 @@ import asyncio
 import errno
 import os
 import random
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,6 @@ from .scenarios import LARGE, SCENARIOS, Scene, scene_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from ..http.client import Site
     from .disk import Disk
@@ -30,15 +31,18 @@ ERRORS = {
     errno.EMFILE: 503,
     errno.EROFS: 500,
 }
-MOST = 50  # calls; the sweep has more and more to look at
+MOST = 150  # calls; the sweep has more and more to look at
 # Errors that are all answered alike need not come at every call.
 STEPS = {errno.ENOSPC: 1, errno.EIO: 1, errno.EDQUOT: 5, errno.EMFILE: 3, errno.EROFS: 5}
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    async with scene_in(tmp_path) as scene:
-        yield scene
+async def scene() -> AsyncIterator[Scene]:
+    """Where a flush that does not fail takes no time, if there is such a place."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with TemporaryDirectory(dir=memory) as folder:
+        async with scene_in(Path(folder)) as scene:
+            yield scene
 
 
 @pytest.mark.timeout(400)
@@ -63,6 +67,7 @@ async def test_every_call_may_fail(scene: Scene, disk: Disk, name: str, number: 
         if len(calls) <= call:
             break
     assert calls
+    assert len(calls) < MOST or name == "sweep_the_expired"
     assert failures or name == "sweep_the_expired"
 
 
