@@ -197,10 +197,14 @@ class Files(Snapshots):
 
     def add_mark(self, part: str, final: str) -> None:
         """That ``final`` waits for ``part``."""
-        with suppress(FileExistsError):
-            os.mkdir(f"waiting/{part}", dir_fd=self._root)
         name = f"waiting/{part}/{final}"
-        os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
+        while True:
+            with suppress(FileExistsError):
+                os.mkdir(f"waiting/{part}", dir_fd=self._root)
+            # Another final may have been the last, and have taken the folder away.
+            with suppress(FileNotFoundError):
+                os.close(os.open(name, os.O_CREAT, 0o666, dir_fd=self._root))
+                return
 
     def append_whole(self, upload: Upload, body: Body, later: bool = False) -> Upload:
         """``later`` leaves it to ``flush``."""
@@ -413,8 +417,11 @@ class Files(Snapshots):
 
     def remove_mark(self, part: str, final: str) -> None:
         self._remove(f"waiting/{part}/{final}")
-        with suppress(OSError):  # others wait for it too
-            os.rmdir(f"waiting/{part}", dir_fd=self._root)
+        self._remove_folder(f"waiting/{part}")
+
+    def _remove_folder(self, name: str) -> None:
+        with suppress(OSError):  # it is not empty: others wait for the partial too
+            os.rmdir(name, dir_fd=self._root)
 
     def _remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -423,11 +430,14 @@ class Files(Snapshots):
     def waiting(self) -> list[str]:
         waiting: set[str] = set()
         for part in self._list("waiting"):
-            for final in self.waiting_for(part):
+            finals = self.waiting_for(part)
+            for final in finals:
                 if self._is_waiting(final):
                     waiting.add(final)
                 elif self._is_old(f"waiting/{part}/{final}"):
                     self.remove_mark(part, final)  # a crash left it
+            if not finals and self._is_old(f"waiting/{part}"):
+                self._remove_folder(f"waiting/{part}")
         return sorted(waiting)
 
     def tidy(self) -> None:
