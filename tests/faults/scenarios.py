@@ -15,6 +15,8 @@ from aiotus_server.protocol.errors import TusError
 
 from ..http.client import OCTETS, DataPath, Reply, Site, chunked, serving, sha1
 
+from .disk import ELSEWHERE
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
@@ -31,7 +33,6 @@ class Scene:
 
     site: Site
     folder: Path
-    finished: list[str] = field(default_factory=list)
     paths: dict[str, bytes] = field(default_factory=dict)
     number: int = 0
     may_go: str = ""
@@ -75,10 +76,28 @@ async def create_with_half(scene: Scene) -> Act:
 
 @scenario
 async def create_to_be_published(scene: Scene) -> Act:
-    scene.number += 1
-    name = base64.b64encode(f"published-{scene.number}".encode()).decode()
-    headers = {"Upload-Length": "11", "Upload-Metadata": f"name {name}", **OCTETS}
+    return published_as("published", scene)
+
+
+@scenario
+async def create_to_be_published_elsewhere(scene: Scene) -> Act:
+    return published_as(ELSEWHERE, scene)
+
+
+@scenario
+async def append_to_be_published(scene: Scene) -> Act:
+    path = await scene.create(SMALL, Upload_Metadata=named("published", scene))
+    return lambda scene: scene.site.patch(path, 0, SMALL)
+
+
+def published_as(kind: str, scene: Scene) -> Act:
+    headers = {"Upload-Length": "11", "Upload-Metadata": named(kind, scene), **OCTETS}
     return lambda scene: scene.site.request("POST", headers=headers, body=SMALL)
+
+
+def named(kind: str, scene: Scene) -> str:
+    scene.number += 1
+    return "name " + base64.b64encode(f"{kind}-{scene.number}".encode()).decode()
 
 
 @scenario
@@ -125,6 +144,30 @@ async def append_under_a_wrong_checksum(scene: Scene) -> Act:
     path = await scene.begun(LARGE, 5)
     wrong = bytes(len(LARGE) - 5)
     return lambda scene: scene.site.patch(path, 5, wrong, Upload_Checksum=sha1(b"other"))
+
+
+@scenario
+async def append_slowly_under_a_checksum(scene: Scene) -> Act:
+    path = await scene.begun(LARGE, 5)
+    return lambda scene: slowly(scene, path, LARGE[5:], sha1(LARGE[5:]))
+
+
+@scenario
+async def append_slowly_under_a_wrong_checksum(scene: Scene) -> Act:
+    path = await scene.begun(LARGE, 5)
+    return lambda scene: slowly(scene, path, bytes(len(LARGE) - 5), sha1(b"other"))
+
+
+async def slowly(scene: Scene, path: str, data: bytes, checksum: str) -> Reply:
+    """So that bytes are stored before it is known whether they are right."""
+    half, rest = data[:150_000], data[150_000:]
+    connection = await scene.site.begin(path, 5, half, length=len(data), Upload_Checksum=checksum)
+    await asyncio.sleep(0.03)
+    with suppress(ConnectionError):
+        await connection.send(rest)
+    reply = await connection.reply()
+    await connection.close()
+    return reply
 
 
 @scenario
@@ -203,20 +246,50 @@ async def sweep_the_expired(scene: Scene) -> Act:
 
 
 @asynccontextmanager
-async def scene_in(folder: Path, durability: str = "always") -> AsyncIterator[Scene]:
-    """The level is the one that has the most calls."""
-    hooks, finished = Hooks(), []
+async def scene_in(
+    folder: Path, durability: str = "always", tell: Callable[[str], object] = str
+) -> AsyncIterator[Scene]:
+    """The level is the one that has the most calls. ``tell`` is called with what is finished."""
+    hooks = Hooks()
 
     @hooks.pre_create
     def place(event: Any) -> None:
         if name := event.metadata.get("name"):
             event.path = folder / name.decode()
 
-    hooks.post_finish(lambda event: finished.append(event.upload.upload_id))
+    hooks.post_finish(lambda event: tell(event.upload.upload_id))
     options = Options(expiry=Expiry(timedelta(days=1)), direct_from=100_000)
     store = DiskStore(folder / "uploads", durability=durability)
     async with serving(store, data_path=DataPath.AS_SET, options=options, hooks=hooks) as site:
         await site.upload(b"the store is open")
-        yield Scene(site, folder, finished)
+        yield Scene(site, folder)
         # Else the store is closed whenever it is collected, while another's disk fails.
         await site.routes.server.stop()
+
+
+async def check(scene: Scene, context: str) -> None:
+    """Each upload has bytes of its own up to its offset, and takes the rest."""
+    for path, data in scene.paths.items():
+        async with asyncio.timeout(5):
+            head = await scene.site.head(path)
+        if path == scene.may_go and head.status == 404:
+            continue
+        assert head.status == 200, context
+        if head.headers.get("Upload-Concat", "").startswith("final"):
+            await until_whole(scene.site, path, data)
+            continue
+        if head.offset < len(data):  # else it may have been published
+            assert scene.site.stored(path)[: head.offset] == data[: head.offset], context
+        rest = {} if "Upload-Length" in head.headers else {"Upload_Length": str(len(data))}
+        if head.offset < len(data) or rest:
+            reply = await scene.site.patch(path, head.offset, data[head.offset :], **rest)
+            assert reply.status == 204, context
+        assert (await scene.site.get(path)).body == data, context
+
+
+async def until_whole(site: Site, path: str, data: bytes) -> None:
+    async with asyncio.timeout(5):
+        while (reply := await site.get(path)).status != 200:
+            await site.head(path)  # which has it made again
+            await asyncio.sleep(0.01)
+    assert reply.body == data

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .scenarios import LARGE, SCENARIOS, Scene, scene_in
+from .scenarios import LARGE, SCENARIOS, Scene, check, scene_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ..http.client import Site
     from .disk import Disk
 
 ERRORS = {
@@ -69,33 +68,6 @@ async def test_every_call_may_fail(scene: Scene, disk: Disk, name: str, number: 
     assert calls
     assert len(calls) < MOST or name == "sweep_the_expired"
     assert failures or name == "sweep_the_expired"
-
-
-async def check(scene: Scene, context: str) -> None:
-    """Each upload has bytes of its own up to its offset, and takes the rest."""
-    for path, data in scene.paths.items():
-        async with asyncio.timeout(5):
-            head = await scene.site.head(path)
-        if path == scene.may_go and head.status == 404:
-            continue
-        assert head.status == 200, context
-        if head.headers.get("Upload-Concat", "").startswith("final"):
-            await until_whole(scene.site, path, data)
-            continue
-        assert scene.site.stored(path)[: head.offset] == data[: head.offset], context
-        rest = {} if "Upload-Length" in head.headers else {"Upload_Length": str(len(data))}
-        if head.offset < len(data) or rest:
-            reply = await scene.site.patch(path, head.offset, data[head.offset :], **rest)
-            assert reply.status == 204, context
-        assert (await scene.site.get(path)).body == data, context
-
-
-async def until_whole(site: Site, path: str, data: bytes) -> None:
-    async with asyncio.timeout(5):
-        while (reply := await site.get(path)).status != 200:
-            await site.head(path)  # which has it made again
-            await asyncio.sleep(0.01)
-    assert reply.body == data
 
 
 def descriptors() -> int:
