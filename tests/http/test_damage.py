@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
+import threading
 from datetime import UTC, datetime, timedelta
 from logging import ERROR
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aiotus_server import DiskStore, Expiry, Hooks, Options, sweep
-from aiotus_server.protocol.errors import UploadDamaged, UploadNotFound
+from aiotus_server.protocol.errors import UploadDamaged
 from aiotus_server.stores import infofile
 from aiotus_server.stores.layout import path_of
 
@@ -333,51 +333,43 @@ async def test_what_cannot_be_moved_is_no_upload_either(
     assert all("it stays where it is" in message for message in messages)
 
 
-def _slow_encode(upload: Upload, encode: Callable[[Upload], bytes] = infofile.encode) -> bytes:
-    time.sleep(0.02)
-    return encode(upload)
-
-
 async def test_creations_under_way_are_left_alone(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their files are there before they are uploads."""
-    monkeypatch.setattr(infofile, "encode", _slow_encode)
+    half_made, go_on = threading.Event(), threading.Event()
+    encode = infofile.encode
+
+    def encode_when_told(upload: Upload) -> bytes:
+        half_made.set()
+        assert go_on.wait(10)
+        return encode(upload)
+
+    monkeypatch.setattr(infofile, "encode", encode_when_told)
     hooks = Hooks()
-    store = DiskStore(tmp_path / "uploads", durability="always")
-    site = await serve(store, hooks=hooks)
-    await store.open(shared=False)
-    numbers = iter(range(10_000))
+    site = await serve(DiskStore(tmp_path / "uploads", durability="always"), hooks=hooks)
+    await site.store.open(shared=False)
 
     @hooks.pre_create
     def name(event: object) -> None:
-        event.upload_id = f"u{next(numbers)}"  # type: ignore[attr-defined]
+        event.upload_id = "chosen"  # type: ignore[attr-defined]
 
-    ahead = half_made = 0
-    done = False
-
-    async def look() -> None:
-        nonlocal half_made
-        while not done:
-            number = ahead
-            try:
-                await store.get(f"u{number}")
-            except UploadDamaged:
-                half_made += 1
-            except UploadNotFound:
-                pass
-            assert (await site.head(f"/files/u{number}")).status in (200, 404)
-            assert (await site.get(f"/files/u{number}")).status in (200, 404)
-
-    looking = [asyncio.ensure_future(look()) for _ in range(3)]
-    ends = time.monotonic() + 1
-    while time.monotonic() < ends:
-        headers = {"Upload-Length": "5", **OCTETS}
-        assert (await site.request("POST", headers=headers, body=b"hello")).offset == 5
-        ahead += 1
-    done = True
-    await asyncio.gather(*looking)
-    assert half_made
+    creation = asyncio.ensure_future(
+        site.request("POST", headers={"Upload-Length": "5", **OCTETS}, body=b"hello")
+    )
+    try:
+        assert await asyncio.to_thread(half_made.wait, 10)
+        with pytest.raises(UploadDamaged):
+            await site.store.get("chosen")
+        for _ in range(3):
+            assert (await site.get("/files/chosen")).status == 404
+        head = asyncio.ensure_future(site.head("/files/chosen"))
+        await asyncio.wait([head], timeout=0.2)
+    finally:
+        go_on.set()
+    assert (await head).status in (200, 404)
+    assert (await creation).offset == 5
+    assert (await site.get("/files/chosen")).body == b"hello"
     assert quarantined(site) == []
 
 
