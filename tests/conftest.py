@@ -1,7 +1,9 @@
-"""What could not be tested on this machine is said at the end, and loudly."""
+"""Where the tests run in several processes, those that take longest begin first. What could not be
+tested on this machine is said at the end, and loudly."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import settings
@@ -14,6 +16,30 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 NOT_TESTED = "NOT TESTED"
+LONGEST = ("tests/powercut/", "tests/crashing/", "tests/scripts/", "tests/stores/test_cut_off")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The ``--dist worksteal`` of xdist gives each process a stretch of the tests, and then lets
+    those that have done take from the ends of the others'. So the longest are where stretches
+    begin, each kind in one of them: they would keep a process busy when all others have done."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    kinds: list[list[pytest.Item]] = [[] for _ in (*LONGEST, "others")]
+    for item in items:
+        kinds[_kind_of(item.nodeid)].append(item)
+    others, left = iter(kinds.pop()), len(items)
+    items.clear()
+    for process in range(processes):
+        begins = [item for kind in kinds[process::processes] for item in kind]
+        size = left // (processes - process)
+        left -= size
+        items.extend(begins)
+        items.extend(item for _, item in zip(range(size - len(begins)), others, strict=False))
+    items.extend(others)
+
+
+def _kind_of(nodeid: str) -> int:
+    return next((n for n, name in enumerate(LONGEST) if nodeid.startswith(name)), len(LONGEST))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
