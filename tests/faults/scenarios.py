@@ -14,7 +14,6 @@ from aiotus_server import DiskStore, Expiry, Hooks, Options, sweep
 from aiotus_server.protocol.errors import TusError
 
 from ..http.client import OCTETS, DataPath, Reply, Site, chunked, serving, sha1
-
 from .disk import ELSEWHERE
 
 if TYPE_CHECKING:
