@@ -17,6 +17,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -95,6 +96,9 @@ class Disk:
         self.point = folder / "disk"
         self._blocks = self._bed / "disk.img"
         self._mounted: list[Path] = []
+        self._over = False
+        # A thread that mounts goes on when whoever waits for it is interrupted.
+        self._mounting = threading.Lock()
 
     def __enter__(self) -> Disk:
         try:
@@ -110,8 +114,10 @@ class Disk:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._mounted:
-            self._unmount(self._mounted[-1])
+        with self._mounting:
+            self._over = True
+            while self._mounted:
+                self._unmount(self._mounted[-1])
 
     def _make(self) -> None:
         image = self._bed.with_name("bed.img")
@@ -148,20 +154,18 @@ class Disk:
         image.unlink(missing_ok=True)
 
     def _mount(self, image: Path, point: Path, options: str) -> None:
-        point.mkdir(exist_ok=True)
-        # Noted first: a thread that mounts goes on when whoever waits for it is interrupted.
-        self._mounted.append(point)
-        try:
+        with self._mounting:
+            if self._over:
+                raise DiskTrouble("the disk is not there any more")
+            point.mkdir(exist_ok=True)
             _run("mount", "-o", options, str(image), str(point))
-        except DiskTrouble:
-            self._mounted.remove(point)
-            raise
+            self._mounted.append(point)
 
     def _unmount(self, point: Path) -> None:
         self._mounted.remove(point)
         try:
             _run("umount", str(point))
-        except DiskTrouble:  # somebody is still there, or it has not come to be
+        except DiskTrouble:  # somebody is still there
             with suppress(DiskTrouble):
                 _run("umount", "--lazy", str(point))
 

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 TUS = {"Tus-Resumable": "1.0.0"}
 OCTETS = {"Content-Type": "application/offset+octet-stream"}
-# Seconds in which what waits for nothing is answered, on a busy machine too. Less than requests
-# wait for a lock, and more than the second after which the kernel opens a connection once more
-# whose number a former one still has.
-PROMPT = 2.5
 
 
 @dataclass(frozen=True)

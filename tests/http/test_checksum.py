@@ -17,7 +17,7 @@ import xxhash
 from aiotus_server import DiskStore, Hooks, MemoryStore, Options
 from aiotus_server.options import EXTENSIONS
 
-from .client import OCTETS, PROMPT, TUS, Site, assert_refused, chunked, head, sha1
+from .client import OCTETS, TUS, Site, assert_refused, chunked, head, sha1
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .conftest import Serve
 
 DATA = bytes(range(256)) * 1400  # more than the server takes for a small body
+HUNG = 1.0  # seconds; what is answered later waited for something
 
 
 def shifted(crc: int) -> int:
@@ -343,7 +344,7 @@ async def test_head_during_a_checksummed_patch_leaves_it_alone(any_site: Site, s
     loop = asyncio.get_running_loop()
     end = loop.time() + 0.4
     while loop.time() < end:  # the body is in memory at first, and later in the store
-        async with asyncio.timeout(PROMPT):
+        async with asyncio.timeout(HUNG):
             reply = await site.head(path)
         assert (reply.status, reply.offset) == (200, 5)
     await connection.send(data[-2:])
@@ -364,7 +365,7 @@ async def test_head_while_a_hook_judges_a_checksummed_patch(serve: Serve) -> Non
     path = await site.create(5)
     connection = await site.begin(path, 0, b"hello", length=5, Upload_Checksum=sha1(b"hello"))
     await reached.wait()
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(HUNG):
         assert (await site.head(path)).offset == 0
     go_on.set()
     assert (await connection.reply()).status == 204
@@ -375,7 +376,7 @@ async def test_patch_displaces_a_checksummed_patch(any_site: Site, size: int) ->
     site, data = any_site, DATA[:size]
     path = await site.create(size)
     first = await site.begin(path, 0, b"x" * (size - 1), length=size, Upload_Checksum=sha1(data))
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(HUNG):
         await asyncio.sleep(0.15)
         reply = await site.patch(path, 0, data, Upload_Checksum=sha1(data))
     assert (reply.status, reply.offset) == (204, size)
@@ -386,7 +387,7 @@ async def test_patch_displaces_a_checksummed_patch(any_site: Site, size: int) ->
 async def test_delete_ends_a_checksummed_patch(any_site: Site) -> None:
     path = await any_site.create(5)
     first = await any_site.begin(path, 0, b"hell", length=5, Upload_Checksum=sha1(b"hello"))
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(HUNG):
         assert (await any_site.delete(path)).status == 204
     assert_refused(await first.reply(), 410)
 

@@ -25,7 +25,6 @@ from aiotus_server.options import EXTENSIONS
 
 from .client import (
     OCTETS,
-    PROMPT,
     TUS,
     DataPath,
     Site,
@@ -658,7 +657,7 @@ async def test_stop_ends_a_concatenation_and_leaves_nothing(serve: Serve) -> Non
     (part,) = await partials(site, b"hello")
     post = asyncio.create_task(site.request("POST", headers=final(part)))
     await store.reached.wait()
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(2):
         await asyncio.gather(site.runner.cleanup(), post)
     assert_refused(await post, 503)
     assert "Retry-After" in (await post).headers
@@ -674,7 +673,7 @@ async def test_delete_ends_the_concatenation_of_a_final_that_waited(serve: Serve
     path = await create_final(site, part)
     patch = asyncio.create_task(site.patch(part, 0, b"hello"))
     await store.reached.wait()
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(2):
         assert (await site.head(path)).status == 200  # which does not end it
         assert (await site.delete(path)).status == 204
         assert (await patch).status == 204
@@ -727,7 +726,7 @@ async def test_finals_of_the_same_partials_never_wait_for_each_other(any_site: S
     site = any_site
     paths = await partials(site, b"ab", b"cd", b"ef")
     orders = [paths, paths[::-1], [paths[1], paths[0], paths[2]]] * 5
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(2.5):  # less than anybody waits for a lock
         made = await asyncio.gather(*(create_final(site, *urls) for urls in orders))
     for path, urls in zip(made, orders, strict=True):
         data = b"".join([b"ab", b"cd", b"ef"][paths.index(url)] for url in urls)

@@ -18,18 +18,7 @@ from aiohttp import web
 
 from aiotus_server import DiskStore, Hooks, MemoryStore, Options, tus_routes
 
-from .client import (
-    OCTETS,
-    PROMPT,
-    TUS,
-    Connection,
-    DataPath,
-    Site,
-    assert_refused,
-    chunked,
-    head,
-    sha1,
-)
+from .client import OCTETS, TUS, Connection, DataPath, Site, assert_refused, chunked, head, sha1
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,8 +63,8 @@ async def begin(site: Site, path: str, sent: int, coding: str, length: int) -> C
 
 
 async def offset_of(site: Site, path: str) -> int:
-    """The offset, soon; meanwhile the old connection may still be at work."""
-    async with asyncio.timeout(PROMPT):
+    """The offset within a second; meanwhile the old connection may still be at work."""
+    async with asyncio.timeout(1):
         return (await site.head(path)).offset
 
 
@@ -208,7 +197,7 @@ async def test_client_that_only_stops_sending_is_answered_or_closed(
     path = await site.create(10)
     connection = await begin(site, path, 5, coding, 10)
     connection.writer.write_eof()
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(2):
         try:
             reply = await connection.reply()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -334,7 +323,7 @@ async def test_connections_of_refused_clients_end_with_them(site: Site) -> None:
         await connection.close()
     server = site.runner.server
     assert server is not None
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(2):
         while server.connections:
             await asyncio.sleep(0.01)
 
@@ -353,7 +342,7 @@ async def test_silence_ends_the_body_and_keeps_what_came(
     path = await site.create(len(DATA))
     before = asyncio.get_running_loop().time()
     connection = await begin(site, path, sent, coding, len(DATA))
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(2):
         reply = await connection.reply()
     assert_refused(reply, 400)
     assert asyncio.get_running_loop().time() - before > 0.2
@@ -472,7 +461,7 @@ async def test_other_verbs_are_done_when_the_host_cancels(tmp_path: Path) -> Non
             connection = await site.connect()
             await connection.send(head("DELETE", path, TUS))
             connection.reset()
-            async with asyncio.timeout(PROMPT):
+            async with asyncio.timeout(1):
                 assert (await site.head(path)).status in (200, 404, 410)
                 assert (await site.delete(path)).status in (204, 404, 410)
 

@@ -11,7 +11,7 @@ import pytest
 from aiotus_server import Hooks, MemoryStore, Options
 from aiotus_server.options import EXTENSIONS
 
-from .client import OCTETS, PROMPT, TUS, Site, assert_refused, chunked, head, sha1
+from .client import OCTETS, TUS, Site, assert_refused, chunked, head, sha1
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,7 +166,7 @@ async def test_running_patch_is_ended(any_site: Site, coding: str, size: int) ->
         connection = await site.begin(path, 0, chunked(part)[:-5], length=None)
     for _ in range(3):  # the patch may be anywhere by now
         await asyncio.sleep(0.05)
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(1):
         assert (await site.delete(path)).status == 204
     assert_refused(await connection.reply(), 410)
     await assert_gone(site, path)
@@ -180,7 +180,7 @@ async def test_patch_is_ended_at_any_moment(any_site: Site) -> None:
             path = await site.create(5)
             connection = await site.begin(path, 0, sent, length=5)
             await asyncio.sleep(delay)
-            async with asyncio.timeout(PROMPT):
+            async with asyncio.timeout(1):
                 assert (await site.delete(path)).status == 204
                 reply = await connection.reply()
             # It came in time, or it did not, or it found nothing.
@@ -211,7 +211,7 @@ async def test_delete_of_a_creation_under_way(serve: Serve) -> None:
     connection = await site.connect()
     await connection.send(head("POST", "/files", fields) + b"x" * 100_000)
     await site.until_stored("/files/known", 100_000)
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(1):
         assert (await site.delete("/files/known")).status == 204
     assert_refused(await connection.reply(), 410)
     await assert_gone(site, "/files/known")

@@ -18,7 +18,7 @@ import sys
 
 import uvloop
 
-from aiotus_server.locks import Declined, FileLocker, Purpose
+from aiotus_server.locks import Declined, FileLocker, Purpose, file
 from aiotus_server.protocol.errors import UploadLocked
 
 
@@ -28,6 +28,7 @@ def say(*words: object) -> None:
 
 class Holder:
     def __init__(self, directory: str) -> None:
+        file.GRACE = float(os.environ.get("TEST_GRACE", file.GRACE))
         self._locker = FileLocker(directory)
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()

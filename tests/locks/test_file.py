@@ -208,8 +208,9 @@ async def test_whoever_waits_behind_another_is_declined_too(
 
 
 async def test_the_next_holder_hears_of_those_who_wait_elsewhere(
-    locker: FileLocker, others: Neighbourhood
+    locker: FileLocker, others: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TEST_GRACE", str(LONG))  # whoever came first comes first, however slow
     second, third = await others.start("asyncio", "uvloop")
     first = Request(locker)
     await first.held.wait()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aiotus_server.stores.writing import PAGE
-from tests.http.client import PROMPT, Site, assert_refused, sha1
+from tests.http.client import Site, assert_refused, sha1
 
 from .neighbour import PATIENCE, REPOSITORY
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DATA = random.Random(4).randbytes(2_500_000)
+AT_ONCE = 1.0  # seconds
 
 Two = tuple[Site, Site]
 
@@ -64,7 +65,7 @@ async def test_a_client_that_comes_back_through_the_other(two: Two, sent: int) -
     path = await first.create(len(DATA))
     old = await first.begin(path, 0, DATA[:sent], length=len(DATA))
     await asyncio.sleep(0.3)  # it hangs
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(AT_ONCE):
         assert (await second.head(path)).offset == sent
         assert (await second.patch(path, sent, DATA[sent:])).status == 204
     assert_refused(await old.reply(), 423)
@@ -76,7 +77,7 @@ async def test_one_that_does_not_ask_first(two: Two) -> None:
     path = await second.create(len(DATA))
     old = await first.begin(path, 0, DATA[: 2 * PAGE], length=len(DATA))
     await first.until_stored(path, 2 * PAGE)
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(AT_ONCE):
         assert (await second.patch(path, 2 * PAGE, DATA[2 * PAGE :])).offset == len(DATA)
     assert_refused(await old.reply(), 423)
     assert (await second.get(path)).body == DATA
@@ -102,7 +103,7 @@ async def test_head_does_not_interrupt_bytes_under_a_checksum(two: Two) -> None:
     path = await first.create(len(DATA))
     old = await first.begin(path, 0, DATA[:100_000], length=len(DATA), Upload_Checksum=sha1(DATA))
     await asyncio.sleep(0.3)
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(AT_ONCE):
         assert (await second.head(path)).offset == 0
     await old.send(DATA[100_000:])
     assert (await old.reply()).status == 204
@@ -114,7 +115,7 @@ async def test_delete_through_the_other(two: Two) -> None:
     path = await first.create(2 * PAGE)
     old = await first.begin(path, 0, DATA[:PAGE], length=2 * PAGE)
     await first.until_stored(path, PAGE)
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(AT_ONCE):
         assert (await second.delete(path)).status == 204
     assert_refused(await old.reply(), 410)
     assert (await first.head(path)).status == 404
@@ -135,7 +136,7 @@ async def test_what_a_killed_server_had_begun(
     await first.begin(path, 0, DATA[: 2 * PAGE], length=len(DATA))
     await first.until_stored(path, 2 * PAGE)
     processes[0].kill()
-    async with asyncio.timeout(PROMPT):
+    async with asyncio.timeout(AT_ONCE):
         assert (await second.head(path)).offset == 2 * PAGE
         assert (await second.patch(path, 2 * PAGE, DATA[2 * PAGE :])).status == 204
     assert (await second.get(path)).body == DATA
