@@ -3,7 +3,8 @@
 An upload of 4 KiB needs three flushes of its own, and each takes milliseconds. So those that
 come while others are being flushed wait, and are flushed together by ``syncfs``, which takes
 about as long as one of them. It also waits for what everybody else has written to the file
-system. So it is left out while large bodies arrive, and for a while when it took long.
+system. So it is left out while large bodies arrive, for a while when it took long, and for good
+when it has failed.
 """
 
 from __future__ import annotations
@@ -124,7 +125,10 @@ class Flushes:
             for _, flushed in group:
                 flushed.set_result(None)
         else:
-            # It may be anybody's bytes that did not get there. Each will hear of his own.
+            # It may be anybody's bytes that did not get there, also those of somebody who does not
+            # wait yet, and the kernel tells this descriptor only once. But a flush of their own
+            # file will tell him.
+            self._may_group = False
             self._flush_apart(group)
         self._begin()
 

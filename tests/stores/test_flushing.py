@@ -99,8 +99,17 @@ async def test_an_error_is_his_whose_bytes_it_was(disk: Disk) -> None:
     outcomes = await flush(flushes, disk, MANY)
     assert disk.together
     assert {n for n, outcome in enumerate(outcomes) if outcome is not None} == {1, 7, MANY - 1}
-    disk.failing = set()
-    assert await flush(flushes, disk, MANY) == [None] * MANY
+
+
+async def test_who_had_written_when_it_failed_is_flushed_by_himself(disk: Disk) -> None:
+    """The kernel tells once that it lost bytes. They may be those of somebody who wrote them before
+    and asks for a flush after."""
+    disk.failing = {"all"}
+    flushes = Flushes(0)
+    await flush(flushes, disk, MANY)
+    disk.failing = {3}
+    outcomes = await flush(flushes, disk, MANY)
+    assert [n for n, outcome in enumerate(outcomes) if outcome is not None] == [3]
 
 
 async def test_not_while_a_large_body_arrives(disk: Disk) -> None:
