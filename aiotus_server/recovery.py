@@ -58,7 +58,7 @@ async def _deliver(server: Server, upload_id: str, call: Call, wait: float) -> b
             else:
                 with disk_errors():
                     # Whoever held the lock until now may have told of it.
-                    due = await server.store.undelivered(upload_id)
+                    due = await server.store.is_undelivered(upload_id)
                 if due:
                     await server.events.deliver(upload, call)
     except UploadLocked:

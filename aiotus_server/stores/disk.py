@@ -25,7 +25,8 @@ from .base import (
     ExpirationStore,
     ReadableStore,
 )
-from .files import Durability, Files
+from .durability import Durability
+from .files import Files
 from .flushing import Flushes
 from .layout import Layout, path_of
 
@@ -161,8 +162,11 @@ class DiskStore(
         pool = self._ending if upload.path is None else threads.slow
         return await pool.run(self._files.finish, replace(upload, outcome=outcome))
 
-    async def undelivered(self, upload_id: str | None = None) -> Sequence[str]:
-        return await threads.slow.run(self._files.undelivered, upload_id)
+    async def undelivered(self) -> Sequence[str]:
+        return await threads.slow.run(self._files.undelivered)
+
+    async def is_undelivered(self, upload_id: str) -> bool:
+        return await threads.small.run(self._files.is_undelivered, upload_id)
 
     async def delivered(self, upload_id: str) -> None:
         await threads.small.run(self._files.delivered, upload_id)

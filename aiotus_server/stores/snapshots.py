@@ -144,10 +144,9 @@ class Snapshots:
 
     def _is_waiting(self, upload_id: str) -> bool:
         try:
-            concat = self.get(upload_id).concat
+            return bool(self.get(upload_id).waits_for)
         except UploadNotFound:
             return False
-        return isinstance(concat, Final) and not concat.joined
 
     def _is_there(self, name: str) -> bool:
         with suppress(FileNotFoundError):
