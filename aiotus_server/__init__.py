@@ -23,9 +23,9 @@ from .options import Expiry, Options, random_id
 from .protocol.checksum import register as register_checksum
 from .protocol.errors import Refuse, TusError
 from .protocol.uploads import Final, Partial, Upload
+from .routes import TusRoutes, setup, tus_routes
 from .stores import DiskStore, Durability, MemoryStore
 from .sweeper import sweep
-from .web import TusRoutes, setup, tus_routes
 
 __version__ = "0.1.0"
 

@@ -14,8 +14,8 @@ from . import __version__
 from .location import origin_of_request
 from .locks import FileLocker
 from .options import Options
+from .routes import setup
 from .stores import DiskStore, Durability
-from .web import setup
 
 if TYPE_CHECKING:
     from .hooks import Hooks

@@ -215,10 +215,12 @@ class Concatenation:
         except InterruptedError:
             raise source.interrupted or ServerStopping() from None
         if call.options.delete_partials and isinstance(store, TerminationStore):
-            for part in parts.values():
-                if not await store.waiting_for(part.upload_id):
-                    with disk_errors():
+            try:
+                for part in parts.values():
+                    if not await store.waiting_for(part.upload_id):
                         await store.terminate(part)
+            except OSError as error:  # the final is there, and cannot be made again
+                _log.warning("Partials of %s could not be removed: %s", upload.upload_id, error)
         return upload
 
     async def _parts(self, final: Final, owner: str | None) -> dict[str, Upload]:

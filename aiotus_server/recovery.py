@@ -53,10 +53,13 @@ async def _deliver(server: Server, upload_id: str, call: Call, wait: float) -> b
             try:
                 upload = await get_held(server.store, upload_id)
             except UploadNotFound:
-                await server.store.delivered(upload_id)
+                with disk_errors():
+                    await server.store.delivered(upload_id)
             else:
-                # Whoever held the lock until now may have told of it.
-                if await server.store.undelivered(upload_id):
+                with disk_errors():
+                    # Whoever held the lock until now may have told of it.
+                    due = await server.store.is_undelivered(upload_id)
+                if due:
                     await server.events.deliver(upload, call)
     except UploadLocked:
         return False

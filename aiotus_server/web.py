@@ -1,4 +1,4 @@
-"""tus in an aiohttp application: ``app.add_routes(tus_routes(store))``.
+"""What aiohttp calls for each request below a prefix.
 
 Text ends here and values begin; below this module nobody reads a header. And nothing below it
 is ever cancelled: a request that aiohttp cancels has its body interrupted instead.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from logging import getLogger
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import HttpVersion11, web
 from msgspec import Struct
@@ -19,12 +18,10 @@ from msgspec.structs import replace
 
 from . import _aiohttp, downloading
 from .call import Call
-from .hooks import Hooks
 from .location import LateMount
-from .locks import Locker
 from .options import Options
 from .protocol import download, responses
-from .protocol.checksum import SLOW, Checksum, TrailingChecksum, parse_checksum_trailer
+from .protocol.checksum import Checksum, TrailingChecksum, parse_checksum_trailer
 from .protocol.errors import (
     BodyCutShort,
     ChecksumTrailerUnreadable,
@@ -47,105 +44,20 @@ from .protocol.requests import Append, Create, Offer, parse_append, parse_create
 from .protocol.responses import Answer
 from .protocol.uploads import UPLOAD_ID
 from .recovery import recover
-from .server import Server
-from .stores.base import ReadableStore, Store
+from .stores.base import ReadableStore
 from .sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from .server import Server
 
 _log = getLogger("aiotus_server")
 _T = TypeVar("_T")
 
 _Verb = Callable[[web.Request, Call, str], Awaitable[web.StreamResponse]]
-# What aiohttp's router finds again as it was written; {name} is its own notation.
-_prefix = re.compile(r"(?:/(?:[A-Za-z0-9._~-]|\{[^{}]+\})+)*")
-
 MAX_TERMS = 256
 
+# None: there is no such mount point for this request.
 OptionsFor = Callable[[web.Request], Options | Awaitable[Options | None] | None]
-
-
-class TusRoutes(Sequence[web.RouteDef]):
-    """The routes of one mount point, for ``app.add_routes``.
-
-    ``cleanup_ctx`` is for ``app.cleanup_ctx.append``: it opens the store when the application
-    starts instead of at the first request, and closes it when the application stops.
-    ``server`` is what is behind the routes.
-    """
-
-    def __init__(self, handler: _Handler, prefix: str) -> None:
-        self.server = handler.server
-        self.cleanup_ctx = handler.cleanup_ctx
-        self._routes = [
-            web.route("*", path, handler.handle, expect_handler=handler.expect)
-            for path in (prefix, f"{prefix}/{{upload_id:(?s:.*)}}")
-        ]
-
-    @overload
-    def __getitem__(self, index: int) -> web.RouteDef: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[web.RouteDef]: ...
-    def __getitem__(self, index: int | slice) -> web.RouteDef | list[web.RouteDef]:
-        return self._routes[index]
-
-    def __len__(self) -> int:
-        return len(self._routes)
-
-    def __iter__(self) -> Iterator[web.RouteDef]:
-        return iter(self._routes)
-
-
-def tus_routes(
-    store: Store,
-    *,
-    prefix: str = "/files",
-    options: Options | OptionsFor | None = None,
-    hooks: Hooks | None = None,
-    locker: Locker | None = None,
-    adapt_aiohttp: bool = True,
-) -> TusRoutes:
-    """Routes that receive tus uploads into ``store`` at ``prefix`` and below it.
-
-    ``options`` is a value, or a function of the request, sync or async, that returns one, None
-    for 404.
-    ``locker`` is a MemoryLocker unless several processes share the store. ``adapt_aiohttp``
-    makes aiohttp's servers in this process create connections that keep request trailers and
-    end bodies when the application stops; without it ``checksum-trailer`` is not offered.
-    Call it before the server accepts connections. Raises ValueError for a bad prefix, TypeError
-    for what is no store, options, hooks or locker.
-    """
-    _check_type("store", store, Store)
-    _check_type("hooks", hooks, Hooks, type(None))
-    _check_type("locker", locker, Locker, type(None))
-    _check_type("options", options, Options, Callable, type(None))
-    prefix = prefix.rstrip("/")
-    if not _prefix.fullmatch(prefix):
-        raise ValueError("the prefix must be a path of A-Za-z0-9._~- that starts with a slash")
-    if adapt_aiohttp:
-        _aiohttp.install()
-    for name in SLOW:
-        _log.warning("The checksum %s is slow here: crcmod has no C extension", name)
-    server = Server(store, hooks=hooks, locker=locker)
-    return TusRoutes(_Handler(server, options or Options()), prefix)
-
-
-def _check_type(name: str, value: object, *kinds: Any) -> None:
-    if not isinstance(value, kinds):
-        raise TypeError(f"{name} cannot be {value!r}")
-
-
-def setup(
-    app: web.Application,
-    store: Store,
-    *,
-    prefix: str = "/files",
-    options: Options | OptionsFor | None = None,
-    hooks: Hooks | None = None,
-    locker: Locker | None = None,
-) -> TusRoutes:
-    """``tus_routes``, added to ``app`` together with its ``cleanup_ctx``."""
-    routes = tus_routes(store, prefix=prefix, options=options, hooks=hooks, locker=locker)
-    app.add_routes(routes)
-    app.cleanup_ctx.append(routes.cleanup_ctx)
-    return routes
 
 
 class _Terms(Struct, frozen=True):
@@ -170,7 +82,7 @@ def _terms(server: Server, options: Options, *, trailers: bool) -> _Terms:
     )
 
 
-class _Handler:
+class Handler:
     """From aiohttp's request to the server's values, and from answers to responses."""
 
     def __init__(self, server: Server, options: Options | OptionsFor) -> None:
@@ -425,6 +337,3 @@ def _check_expectation(request: web.Request) -> None:
     expectation = request.headers.get("Expect", "100-continue")
     if expectation.lower() != "100-continue" and request.version >= HttpVersion11:
         raise ExpectationUnknown
-
-
-__all__ = ["TusRoutes", "setup", "tus_routes"]

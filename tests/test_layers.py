@@ -58,6 +58,7 @@ RINGS = {
         "flags",
         "listening",
         "location",
+        "routes",
         "serving",
         "starting",
         "web",

@@ -14,6 +14,7 @@ import itertools
 import time
 from contextlib import AbstractAsyncContextManager
 from hashlib import blake2b
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
+_log = getLogger("aiotus_server")
+
+RETRY = 1.0  # seconds until a lock that could not be released is released again
 GRACE = 0.25  # seconds that a neighbour has to take a free lock before those who came later
 
 
@@ -71,8 +75,7 @@ class FileLocker(Locker):
             for other, abandoned in list(self._stations.items()):
                 if other.is_closed():
                     abandoned.neighbours.close()
-            with disk_errors():
-                station = self._stations[loop] = _Station(self._path)
+            station = self._stations[loop] = _Station(self._path)
         return station
 
 
@@ -103,6 +106,10 @@ class _Request(AbstractAsyncContextManager[Lock]):
         self._declined = False
 
     async def __aenter__(self) -> Lock:
+        with disk_errors():
+            return await self._take()
+
+    async def _take(self) -> Lock:
         station = self._station = self._locker.station()
         offset = self._locker.offset_of(self._upload_id)
         self._local = station.memory.lock(self._upload_id, self.purpose, wait=self._wait)
@@ -207,10 +214,20 @@ class _Station:
         if locks:
             return
         del self._held[offset]
-        if self.neighbours.close.alive:
+        self._unlock(offset)
+
+    def _unlock(self, offset: int) -> None:
+        """Whoever releases a lock has done what it wanted, and need not hear that it failed."""
+        if offset in self._held or not self.neighbours.close.alive:
+            return
+        try:
             self.neighbours.file.unlock(offset)
-            for channel in {channel for channel, _ in self.neighbours.wanting(offset)}:
-                channel.send(Free(offset))
+        except OSError as error:
+            _log.error("A lock could not be released yet: %s", error)
+            asyncio.get_running_loop().call_later(RETRY, self._unlock, offset)
+            return
+        for channel in {channel for channel, _ in self.neighbours.wanting(offset)}:
+            channel.send(Free(offset))
 
     # What we want
 

@@ -109,9 +109,10 @@ class Neighbours:
     def _left(self, slot: int, channel: Channel) -> None:
         """The kernel may close a dying process's connections before it drops its locks."""
         self._outgoing.pop(slot, None)
-        if self.file.is_free(slot):
-            self._listener.news(None)
-            return
+        with suppress(OSError):  # then it is waited for
+            if self.file.is_free(slot):
+                self._listener.news(None)
+                return
         args = (self._path, slot, asyncio.get_running_loop(), weakref.ref(self))
         threading.Thread(target=_watch, args=args, name="tus-locks", daemon=True).start()
 

@@ -15,12 +15,12 @@ from .errors import (
     VersionUnsupported,
 )
 from .headers import TUS_VERSION, format_date
-from .uploads import Final, Outcome, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .requests import Offer
+    from .uploads import Outcome, Upload
 
 REASONS = {460: "Checksum Mismatch"}
 
@@ -64,12 +64,11 @@ def appended(upload: Upload) -> Answer:
 def inspected(upload: Upload) -> Answer:
     """HEAD. "The Server MUST prevent the client and/or proxies from caching the response." """
     headers = {"Cache-Control": "no-store", **_expires(upload)}
-    waiting = isinstance(upload.concat, Final) and not upload.concat.joined
-    if not waiting:
+    if not upload.waits_for:
         headers["Upload-Offset"] = str(upload.offset)
     if upload.length is not None:
         headers["Upload-Length"] = str(upload.length)
-    elif not waiting:
+    elif not upload.waits_for:
         headers["Upload-Defer-Length"] = "1"
     if upload.metadata is not None:
         headers["Upload-Metadata"] = upload.metadata

@@ -82,6 +82,13 @@ class Upload(Struct, frozen=True):
         return self.offset == self.length
 
     @property
+    def waits_for(self) -> frozenset[str]:
+        """Ids of the partials that are to be joined yet; empty if it is no final, or was."""
+        if isinstance(self.concat, Final) and not self.concat.joined:
+            return frozenset(self.concat.parts)
+        return frozenset()
+
+    @property
     def refused(self) -> bool:
         """``pre_finish`` has refused it, for good."""
         return self.outcome is not None and (self.outcome.status or 200) >= 400

@@ -12,7 +12,7 @@ from .base import (
     extensions_of,
 )
 from .disk import DiskStore
-from .files import Durability
+from .durability import Durability
 from .memory import MemoryStore
 
 __all__ = [

@@ -77,15 +77,18 @@ class Store(ABC):
         """
         return upload
 
-    async def undelivered(self, upload_id: str | None = None) -> Sequence[str]:
+    async def undelivered(self) -> Sequence[str]:
         """Ids of uploads that were given as ``finish_due`` and may have become complete, without
         a call of ``delivered`` after it.
 
         A store that outlives its process notes each before it has the last of the bytes; then
-        no crash can come between an upload's end and the application that waits for it. With
-        ``upload_id`` that one only, if it is one.
+        no crash can come between an upload's end and the application that waits for it.
         """
         return ()
+
+    async def is_undelivered(self, upload_id: str) -> bool:
+        """Whether it is one of ``undelivered``."""
+        return upload_id in await self.undelivered()
 
     async def delivered(self, upload_id: str) -> None:  # noqa: B027
         """Forget the note. Doing it twice does no harm."""

@@ -25,7 +25,8 @@ from .base import (
     ExpirationStore,
     ReadableStore,
 )
-from .files import Durability, Files
+from .durability import Durability
+from .files import Files
 from .flushing import Flushes
 from .layout import Layout, path_of
 
@@ -129,9 +130,13 @@ class DiskStore(
         if not body.buffered():
             return await self._append_pieces(files, upload, body)
         if files.may_flush_later(upload, upload.offset + body.received):
-            upload = await threads.small.run(files.append_whole, upload, body, True)
-            await self._flush(files, upload)
-            return upload
+            after = await threads.small.run(files.append_whole, upload, body, True)
+            try:
+                await self._flush(files, after)
+            except OSError as error:
+                await self._ending.run(files.doubt, upload, error)
+                raise
+            return after
         return await self._ending.run(files.append_whole, upload, body)
 
     async def _append_pieces(self, files: Files, upload: Upload, body: Body) -> Upload:
@@ -140,8 +145,8 @@ class DiskStore(
         with self._flushes.avoiding(body.length):
             try:
                 await body.copy_to(writer)
-            except BaseException:
-                await threads.small.run(os.close, writer.fd)
+            except BaseException as error:
+                await self._ending.run(files.abandon_append, upload, writer, error)
                 raise
         return await self._ending.run(files.end_append, upload, body, writer)
 
@@ -157,8 +162,11 @@ class DiskStore(
         pool = self._ending if upload.path is None else threads.slow
         return await pool.run(self._files.finish, replace(upload, outcome=outcome))
 
-    async def undelivered(self, upload_id: str | None = None) -> Sequence[str]:
-        return await threads.slow.run(self._files.undelivered, upload_id)
+    async def undelivered(self) -> Sequence[str]:
+        return await threads.slow.run(self._files.undelivered)
+
+    async def is_undelivered(self, upload_id: str) -> bool:
+        return await threads.small.run(self._files.is_undelivered, upload_id)
 
     async def delivered(self, upload_id: str) -> None:
         await threads.small.run(self._files.delivered, upload_id)

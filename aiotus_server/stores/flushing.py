@@ -3,7 +3,8 @@
 An upload of 4 KiB needs three flushes of its own, and each takes milliseconds. So those that
 come while others are being flushed wait, and are flushed together by ``syncfs``, which takes
 about as long as one of them. It also waits for what everybody else has written to the file
-system. So it is left out while large bodies arrive, and for a while when it took long.
+system. So it is left out while large bodies arrive, for a while when it took long, and for good
+when it has failed.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Flushes:
 
     async def flush(self, own: Flush) -> None:
         """Return when what was written before is on the disk. ``own`` flushes what this caller
-        wrote and nothing else. Raises OSError if any of it, or of the others', could not be
-        brought there."""
+        wrote and nothing else. Raises what ``own`` does if not all of that could be brought
+        there."""
         flushed = Result(loop=asyncio.get_running_loop())
         self._waiting.append((own, flushed))
         self._begin()
@@ -80,6 +81,9 @@ class Flushes:
                 self._gather()
                 return
         waiting, self._waiting = self._waiting, []
+        self._flush_apart(waiting)
+
+    def _flush_apart(self, waiting: list[tuple[Flush, Result]]) -> None:
         for own, flushed in waiting:
             self._apart += 1
             flushing = threads.syncing.submit(own)
@@ -87,7 +91,11 @@ class Flushes:
 
     def _flushed(self, flushed: Result, done: asyncio.Future[None]) -> None:
         self._apart -= 1
-        _settle([flushed], done.exception())
+        error = done.exception()
+        if error is None:
+            flushed.set_result(None)
+        else:
+            flushed.set_exception(error)
         self._begin()
 
     def _flush_all(self) -> None:
@@ -96,13 +104,15 @@ class Flushes:
             self._gathering = None
         if not self._waiting:
             return
-        group, self._waiting = [flushed for _, flushed in self._waiting], []
+        group, self._waiting = self._waiting, []
         self._grouped = True
         begun = asyncio.get_running_loop().time()
         flushing = threads.syncing.submit(sync_file_system, self._fd)
         flushing.add_done_callback(partial(self._all_flushed, group, begun))
 
-    def _all_flushed(self, group: list[Result], begun: float, done: asyncio.Future[None]) -> None:
+    def _all_flushed(
+        self, group: list[tuple[Flush, Result]], begun: float, done: asyncio.Future[None]
+    ) -> None:
         self._grouped = False
         now = asyncio.get_running_loop().time()
         self._last, self._busy_until = len(group), now + MOMENT
@@ -111,7 +121,15 @@ class Flushes:
             self._pause = min(2 * self._pause, PAUSE[1])
         else:
             self._pause = max(self._pause / 2, PAUSE[0])
-        _settle(group, done.exception())
+        if done.exception() is None:
+            for _, flushed in group:
+                flushed.set_result(None)
+        else:
+            # It may be anybody's bytes that did not get there, also those of somebody who does not
+            # wait yet, and the kernel tells this descriptor only once. But a flush of their own
+            # file will tell him.
+            self._may_group = False
+            self._flush_apart(group)
         self._begin()
 
     def _expected(self) -> int:
@@ -129,13 +147,3 @@ class Flushes:
         if not self._may_group or self._large:
             return False
         return asyncio.get_running_loop().time() >= self._not_before
-
-
-def _settle(futures: list[Result], error: BaseException | None) -> None:
-    for future in futures:
-        if error is None:
-            future.set_result(None)
-        elif isinstance(error, OSError):
-            future.set_exception(OSError(*error.args))  # one for each who raises it
-        else:
-            future.set_exception(error)

@@ -11,11 +11,14 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from .copying import closing
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 BUCKET = 60  # seconds
 _TAKEN = ".taken"
+_PIECE = 256 * 1024  # bytes read at once
 _FOLDER = "expiry"
 _END = 253402300800  # seconds from 1970 to the year 10000
 
@@ -119,14 +122,17 @@ class ExpiryJournal:
         return (line for line in self._lines(name) if line is not None)
 
     def _lines(self, name: str) -> Iterator[tuple[float, str] | None]:
-        fd = os.open(_in_folder(name), os.O_RDONLY, dir_fd=self._root)
-        with open(fd, encoding="ascii", errors="replace") as lines:
-            for line in lines:
-                yield _parsed(line)
+        rest = b""
+        with closing(os.open(_in_folder(name), os.O_RDONLY, dir_fd=self._root)) as fd:
+            while piece := os.read(fd, _PIECE):
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from map(_parsed, lines)
+        if rest:
+            yield _parsed(rest)
 
 
-def _parsed(line: str) -> tuple[float, str] | None:
-    seconds, _, upload_id = line.rstrip("\n").partition(" ")
+def _parsed(line: bytes) -> tuple[float, str] | None:
+    seconds, _, upload_id = line.decode("ascii", "replace").partition(" ")
     try:
         expires = float(seconds)
     except ValueError:

@@ -157,4 +157,5 @@ class StoreInUse(StoreUnavailable):
 
 def _close_all(fds: list[int]) -> None:
     while fds:
-        os.close(fds.pop())
+        with suppress(OSError):  # nothing was written to them, and they are closed all the same
+            os.close(fds.pop())

@@ -6,12 +6,15 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..protocol.errors import PathTaken
 from .copying import closing
 from .copying import copy as copy_range
 from .layout import make_folders, sync_path
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ..protocol.uploads import Upload
 
 
 def publish(source: Path, target: Path, copy: Path, *, sync: bool) -> None:
@@ -31,6 +34,15 @@ def publish(source: Path, target: Path, copy: Path, *, sync: bool) -> None:
         _copy_into_place(source, target, copy)
     if sync:
         sync_path(target.parent)
+
+
+def check_path(upload: Upload) -> None:
+    """Before the first byte rather than after the last: that it can be published there. Raises
+    PathTaken."""
+    if upload.path is not None:
+        with suppress(FileNotFoundError):
+            os.lstat(upload.path)
+            raise PathTaken
 
 
 def copy_of(target: Path, upload_id: str) -> Path:

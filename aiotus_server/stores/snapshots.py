@@ -36,6 +36,8 @@ class Snapshots:
         # moment. Both are in nanoseconds, None if that is not looked at.
         self._opened: int | None = None
         self._may_lose_pages = may_lose_pages(view.fd)
+        # Up to where uploads count whose flush has failed, until their files are so long.
+        self._doubts: dict[str, int] = {}
         self._unflushed = unflushed.since(view.fd) if is_known(view.fd) else None
 
     def ids(self) -> Iterator[str]:
@@ -95,7 +97,8 @@ class Snapshots:
                 hole = first_hole(fd, size)
             if hole < size:
                 mark = hole if mark is None else min(mark, hole)
-        return mark
+        doubt = self._doubts.get(upload.upload_id, mark)
+        return doubt if mark is None or doubt is None else min(mark, doubt)
 
     def is_suspect(self, upload: Upload, facts: os.stat_result) -> bool:
         """Whether a hole in its file may be what a power cut has left."""
@@ -141,10 +144,9 @@ class Snapshots:
 
     def _is_waiting(self, upload_id: str) -> bool:
         try:
-            concat = self.get(upload_id).concat
+            return bool(self.get(upload_id).waits_for)
         except UploadNotFound:
             return False
-        return isinstance(concat, Final) and not concat.joined
 
     def _is_there(self, name: str) -> bool:
         with suppress(FileNotFoundError):

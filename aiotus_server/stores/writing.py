@@ -21,6 +21,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..body import write_all
+from .doubts import NotFlushed, datasync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 PAGE = max(4096, os.sysconf("SC_PAGE_SIZE"))  # bytes
 # So many are handed to the disk at a time, while the next come: the last flush is short then.
 WRITE_BACK = 8 * 1024 * 1024  # bytes
-
-datasync = getattr(os, "fdatasync", os.fsync)
 
 
 class FileWriter:
@@ -64,8 +63,8 @@ class FileWriter:
     def write(self, pieces: Sequence[bytes | memoryview], *, last: bool) -> None:
         """Write ``pieces``, but for what does not fill a page, unless they are the ``last``.
 
-        ``pieces`` may be reused afterwards. Raises OSError; what was written before stays, and
-        nothing must be written any more.
+        ``pieces`` may be reused afterwards. Raises OSError; what was written before stays, but
+        for NotFlushed, and nothing must be written any more.
         """
         if self.held:
             pieces, self.held = [self.held, *pieces], b""
@@ -131,7 +130,8 @@ def first_hole(fd: int, size: int) -> int:
 
 
 def bring_to_disk(fd: int, offset: int, size: int) -> None:
-    """Wait until these bytes of the file are on the disk. Its size and its name may not be."""
+    """Wait until these bytes of the file are on the disk. Its size and its name may not be.
+    Raises NotFlushed."""
     if _sync_file_range is None:
         datasync(fd)
         return
@@ -139,7 +139,7 @@ def bring_to_disk(fd: int, offset: int, size: int) -> None:
     if _sync_file_range(fd, offset, size, _WAIT_BEFORE | _WRITE | _WAIT_AFTER) != 0:
         number = ctypes.get_errno()
         if number not in (errno.EINVAL, errno.ENOSYS, errno.ESPIPE, errno.EOPNOTSUPP):
-            raise OSError(number, os.strerror(number))
+            raise NotFlushed(number, os.strerror(number))
         datasync(fd)
 
 

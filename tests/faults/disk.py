@@ -7,6 +7,7 @@ count the calls of these threads, and fail at the one that was asked for.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import threading
@@ -28,6 +29,10 @@ CALLS = (
 )
 
 
+# What the store takes from another place to a name that begins so goes to another file system.
+ELSEWHERE = "elsewhere"
+
+
 class Disk:
     """``arm`` it, and the ``call``-th call from then on fails, or all do from it on."""
 
@@ -39,6 +44,7 @@ class Disk:
         for name in CALLS:
             if hasattr(os, name):
                 monkeypatch.setattr(os, name, self._guarded(name, getattr(os, name)))
+        monkeypatch.setattr(os, "link", _on_one_file_system(os.link))
         monkeypatch.setattr(os, "close", self._closing(os.close))
         monkeypatch.setattr(fcntl, "flock", self._guarded("flock", fcntl.flock))
         monkeypatch.setattr(fcntl, "ioctl", self._guarded("ioctl", fcntl.ioctl))
@@ -63,8 +69,12 @@ class Disk:
             calls, self.calls = self.calls, []
             return calls
 
+    @staticmethod
+    def _of_store() -> bool:
+        return threading.current_thread().name.startswith("tus-")
+
     def _fails(self, name: str) -> bool:
-        if not threading.current_thread().name.startswith("tus-"):
+        if not self._of_store():
             return False
         with self._lock:
             self.calls.append(name)
@@ -97,3 +107,13 @@ class Disk:
             return result
 
         return returning
+
+
+def _on_one_file_system(link: Any) -> Any:
+    def linked(source: Any, target: Any, **kwargs: Any) -> None:
+        names = [os.path.basename(name) for name in (source, target)]
+        if names[1].startswith(ELSEWHERE) and not names[0].endswith(".publishing"):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(source, target, **kwargs)
+
+    return linked

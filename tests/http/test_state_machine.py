@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from aiotus_server import DiskStore, Expiry, MemoryStore, Options, sweep
+from aiotus_server.sweeper import Sweeper
 
 from .client import OCTETS, TUS, DataPath, Reply, Site, chunked, serving
 
@@ -164,9 +165,6 @@ class World:
         self._serving = serving(store, options=self._options, data_path=data_path)
         self.site = self.run(self._serving.__aenter__())
         self.site.routes.server.clock = lambda: self.now
-        # The only sweeps are those of the test, however long it takes.
-        handler: Any = self.site.routes.cleanup_ctx.__self__
-        handler._sweeper.start = lambda: None  # noqa: SLF001
 
     def _options(self, request: web.Request) -> Options:
         return Options(expiry=Expiry(LIFETIME) if "X-Expires" in request.headers else None)
@@ -441,7 +439,11 @@ def _portable(folder: Path) -> World:
 
 
 @pytest.fixture(params=[_memory, _fast, _portable], ids=lambda make: make.__name__[1:])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def world(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    # The only sweeps are those of the test, however long it takes.
+    monkeypatch.setattr(Sweeper, "start", lambda sweeper: None)
     make: Callable[[Path], World] = request.param
     world = make(tmp_path / "uploads")
     yield world

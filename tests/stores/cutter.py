@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from aiotus_server.protocol.uploads import Final, Outcome, Partial, Upload
-from aiotus_server.stores.files import Durability, Files
+from aiotus_server.stores.durability import Durability
+from aiotus_server.stores.files import Files
 from aiotus_server.stores.layout import Layout
 from aiotus_server.testing import arrived, sha1_of, streamed
 

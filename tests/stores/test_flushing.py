@@ -31,15 +31,15 @@ class Disk:
     def __init__(self) -> None:
         self.flushed: list[object] = []
         self.seconds = 0.005  # that each flush takes
-        self.error: OSError | None = None
+        self.failing: set[object] = set()  # of what can be flushed
         self._lock = threading.Lock()
 
     def flush(self, what: object) -> None:
         time.sleep(self.seconds)
         with self._lock:
             self.flushed.append(what)
-        if self.error is not None:
-            raise self.error
+        if what in self.failing:
+            raise OSError(5, f"{what} cannot be flushed")
 
     @property
     def together(self) -> int:
@@ -92,15 +92,24 @@ async def test_nobody_is_let_go_before_a_flush_that_began_after_him(disk: Disk) 
     await before
 
 
-async def test_an_error_is_everybodys_who_waited(disk: Disk) -> None:
-    disk.error = OSError(5, "no")
+async def test_an_error_is_his_whose_bytes_it_was(disk: Disk) -> None:
+    """That is not known of one flush for all, and it may be those of another process."""
+    disk.failing = {"all", 1, 7, MANY - 1}
     flushes = Flushes(0)
-    outcomes = await flush(flushes, disk, APART)
-    outcomes += await flush(flushes, disk, MANY)
-    assert [getattr(error, "errno", None) for error in outcomes] == [5] * (APART + MANY)
-    assert len({id(error) for error in outcomes}) == APART + MANY
-    disk.error = None
-    assert await flush(flushes, disk, MANY) == [None] * MANY
+    outcomes = await flush(flushes, disk, MANY)
+    assert disk.together
+    assert {n for n, outcome in enumerate(outcomes) if outcome is not None} == {1, 7, MANY - 1}
+
+
+async def test_who_had_written_when_it_failed_is_flushed_by_himself(disk: Disk) -> None:
+    """The kernel tells once that it lost bytes. They may be those of somebody who wrote them before
+    and asks for a flush after."""
+    disk.failing = {"all"}
+    flushes = Flushes(0)
+    await flush(flushes, disk, MANY)
+    disk.failing = {3}
+    outcomes = await flush(flushes, disk, MANY)
+    assert [n for n, outcome in enumerate(outcomes) if outcome is not None] == [3]
 
 
 async def test_not_while_a_large_body_arrives(disk: Disk) -> None:
@@ -195,6 +204,7 @@ async def test_what_could_not_be_flushed_is_no_upload(
     monkeypatch.setattr(flushing, "can_sync", lambda fd: True)
     store = DiskStore(tmp_path, durability="complete")
     await store.open(shared=False)
+    monkeypatch.setattr(os, "fdatasync", fail)
     creations = (
         store.create(StoreContract.new(f"u{n}", 5), arrived(b"hello")) for n in range(MANY)
     )

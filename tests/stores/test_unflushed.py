@@ -11,8 +11,8 @@ import pytest
 from aiotus_server import DiskStore, Final, MemoryLocker, Partial
 from aiotus_server.protocol.uploads import Outcome
 from aiotus_server.stores import filesystem, unflushed
-from aiotus_server.stores.files import CLOCK_TICK
 from aiotus_server.stores.owner import Owner
+from aiotus_server.stores.records import CLOCK_TICK
 from aiotus_server.stores.verify import repair
 from aiotus_server.stores.writing import PAGE
 from aiotus_server.testing import StoreContract, arrived

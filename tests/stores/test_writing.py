@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aiotus_server import DiskStore
 from aiotus_server.protocol.errors import BodyCutShort
 from aiotus_server.stores import writing
-from aiotus_server.stores.files import CLOCK_TICK
+from aiotus_server.stores.records import CLOCK_TICK
 from aiotus_server.stores.writing import PAGE, FileWriter, bring_to_disk, first_hole, split
 from aiotus_server.testing import StoreContract, arrived, sha1_of, streamed
 

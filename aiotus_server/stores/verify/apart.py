@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ...protocol.uploads import UPLOAD_ID, Final, Upload
+from ...protocol.uploads import UPLOAD_ID, Upload
 from .. import marks
 from ..copying import closing
 from ..journal import ExpiryJournal
@@ -26,11 +26,10 @@ class Finals(Look):
         yield from sorted(self.survey.waiting)
 
     def findings(self, subject: str) -> Iterator[Finding]:
-        final = _waiting_final(self.survey, subject)
-        if final is None:
+        parts = sorted(_waited_for(self.survey, subject))
+        if not parts:
             return
         path = f"{self.survey.view.name(subject)}.info"
-        parts = sorted(set(final.parts))
         gone = [part for part in parts if self.survey.get(part) is None]
         if gone:
             text = f"there is no partial {', '.join(gone)}"
@@ -62,8 +61,8 @@ class Waiting(Look):
         if final and not stat.S_ISREG(facts.st_mode):
             yield from self.survey.file(subject)
             return
-        waiting = _waiting_final(self.survey, final) if UPLOAD_ID.fullmatch(final) else None
-        if stat.S_ISDIR(facts.st_mode) or (final and (not waiting or part not in waiting.parts)):
+        parts = _waited_for(self.survey, final) if UPLOAD_ID.fullmatch(final) else ()
+        if stat.S_ISDIR(facts.st_mode) or (final and part not in parts):
             yield Finding("waiting-mark-left", subject, "nothing waits for it", final or None)
 
 
@@ -200,10 +199,9 @@ class Expiry(Look):
             yield Finding("stray", subject, "it is no minute")
 
 
-def _waiting_final(survey: Survey, upload_id: str) -> Final | None:
+def _waited_for(survey: Survey, upload_id: str) -> frozenset[str]:
+    """The partials that this upload waits for, if it is one that waits."""
     upload: Upload | None = None
     with suppress(OSError):
         upload = survey.get(upload_id)
-    if upload is None or not isinstance(upload.concat, Final) or upload.concat.joined:
-        return None
-    return upload.concat
+    return frozenset() if upload is None else upload.waits_for

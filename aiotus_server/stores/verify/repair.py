@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ... import threads
 from ...locks import Locker, Purpose
 from ...protocol.errors import TusError, UploadLocked
-from ..files import Durability, Files
+from ..durability import Durability
+from ..files import Files
 from ..layout import Layout
 from .findings import Finding, Repair
 from .folders import Folders

@@ -58,7 +58,7 @@ class Survey:
 
     def note(self, upload: Upload) -> None:
         self.counts.add(upload)
-        if isinstance(upload.concat, Final) and not upload.concat.joined:
+        if upload.waits_for:
             self.waiting.add(upload.upload_id)
         if upload.expires is not None and not upload.complete:
             self.expiring.add(upload.upload_id)
