@@ -212,6 +212,10 @@ async def test_the_next_holder_hears_of_those_who_wait_elsewhere(
 ) -> None:
     monkeypatch.setenv("TEST_GRACE", str(LONG))  # whoever came first comes first, however slow
     second, third = await others.start("asyncio", "uvloop")
+    # Who has just joined does not know yet who came before him, and might be the next.
+    another = await third.hold("another")
+    second.ask(upload_id="another")
+    await third.until(f"{another} asked")
     first = Request(locker)
     await first.held.wait()
     one = second.ask(declines=["terminate"])
