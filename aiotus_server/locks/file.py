@@ -41,7 +41,7 @@ class FileLocker(Locker):
     """Locks for all processes on this machine that share ``directory``, the store's root say.
 
     Making the object touches no file; it may be made before a fork. The file ``.locks`` in
-    ``directory`` must not be removed while it is in use. Raises NotImplementedError where the
+    ``directory`` must not be removed while uploads there are in use. Raises NotImplementedError where the
     system is not Linux.
 
     Processes in different network namespaces exclude each other too, but do not hear each
@@ -71,6 +71,8 @@ class FileLocker(Locker):
         """What belongs to this process and the running loop: made at the first use."""
         loop = asyncio.get_running_loop()
         station = self._stations.get(loop)
+        if station is not None and station.is_lost():
+            station.neighbours.leave()  # what is still held there is of uploads that are gone
         if station is None or not station.neighbours.close.alive:
             for other, abandoned in list(self._stations.items()):
                 if other.is_closed():
@@ -191,6 +193,10 @@ class _Station:
         self._requests: dict[int, _Request] = {}
         self._wanted: dict[int, list[_Request]] = {}
         self._numbers = itertools.count(1)
+
+    def is_lost(self) -> bool:
+        """Whether the lock file, and the folder that it was in, say, has been removed."""
+        return self.neighbours.close.alive and self.neighbours.file.is_removed()
 
     def nobody_wants(self, offset: int) -> bool:
         """As far as is known here."""

@@ -54,6 +54,10 @@ class LockFile:
         if fd >= 0:
             os.close(fd)
 
+    def is_removed(self) -> bool:
+        """Whether nobody else can open it any more."""
+        return os.fstat(self._fd).st_nlink == 0
+
     def lock(self, offset: int) -> bool:
         """Whether the byte is ours now; it may have been before."""
         try:

@@ -70,6 +70,14 @@ class Neighbours:
         self._open_entrance()
         self.file.renew_token()
 
+    def leave(self) -> None:
+        """``close`` while the loop runs on. Our locks go with it."""
+        loop = asyncio.get_running_loop()
+        for connection in self._sockets:
+            loop.remove_reader(connection.fileno())
+            loop.remove_writer(connection.fileno())
+        self.close()
+
     # Outwards
 
     def tell(self, want: Want) -> None:

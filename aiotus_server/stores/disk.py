@@ -88,11 +88,7 @@ class DiskStore(
             await threads.slow.run(files.close)
 
     async def free_space(self) -> int | None:
-        return await threads.small.run(self._free_space)
-
-    def _free_space(self) -> int:
-        numbers = os.statvfs(self.root)
-        return numbers.f_bavail * numbers.f_frsize
+        return await threads.small.run(self._files.free_space)
 
     def path(self, upload: Upload) -> Path:
         """The file that has the bytes. Read it; to have it elsewhere, publish it."""
@@ -176,7 +172,7 @@ class DiskStore(
 
     async def expired(self, now: datetime) -> AsyncGenerator[str]:
         journal = self._files.journal
-        sweeping = await threads.slow.run(journal.lock)
+        sweeping = await threads.slow.run(self._files.begin_sweep)
         if sweeping is None:
             return
         try:

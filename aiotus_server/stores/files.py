@@ -53,8 +53,11 @@ class Files(Joining):
         with closing_data(self._open_data(upload)) as fd:
             datasync(fd)
         with telling(NamesNotFlushed):
-            self._layout.sync_folder("unverified")
+            self._sync_marks()
             self._sync_facts(upload)
+
+    def _sync_marks(self) -> None:
+        self._mending(self._layout.sync_folder, "unverified")
 
     def doubt(self, upload: Upload, error: OSError) -> None:
         """``upload``, as it was before, was to be flushed: count what is certainly there, so that
@@ -80,8 +83,7 @@ class Files(Joining):
                 elif upload.finish_due:
                     self._note_finish(upload)
                 self._write_first_info(upload, info, later)
-        except BaseException as error:
-            self._mend(error)
+        except BaseException:
             self.terminate(upload)
             raise
         return upload
@@ -89,11 +91,12 @@ class Files(Joining):
     def _claim(self, upload_id: str) -> tuple[int, int]:
         """New files for data and info. Where one of them is, published uploads have no data, there
         is an upload or what is left of one, and nothing is touched."""
-        name = self._layout.make_shard(upload_id)
+        name = self._mending(self._layout.make_shard, upload_id)
         try:
             return self._open_new(name)
-        except FileNotFoundError:
-            self._layout.make_shard(upload_id, anew=True)  # somebody has removed the folder
+        except FileNotFoundError:  # somebody has removed the folder
+            self._mend()
+            self._layout.make_shard(upload_id, anew=True)
             return self._open_new(name)
 
     def _open_new(self, name: str) -> tuple[int, int]:
@@ -141,8 +144,7 @@ class Files(Joining):
         try:
             self._note_if_last(upload, body.length)
             return self._writer(upload, fd, atomic=body.atomic)
-        except BaseException as error:
-            self._mend(error)
+        except BaseException:
             os.close(fd)
             raise
 
@@ -151,7 +153,7 @@ class Files(Joining):
         if atomic or inside:
             # "The uploaded chunk MUST be discarded": so it must be known where it began,
             # before the first of its bytes, and after a crash.
-            marks.put(self._root, upload.upload_id, upload.offset)
+            self._mending(marks.put, self._root, upload.upload_id, upload.offset)
         return FileWriter(
             fd,
             upload.offset,
@@ -187,7 +189,7 @@ class Files(Joining):
         if sync:
             with telling(NamesNotFlushed):
                 # A mark that came back with a power cut would take away what is acknowledged.
-                self._layout.sync_folder("unverified")
+                self._sync_marks()
                 if upload.complete:
                     self._sync_facts(upload)
         return upload
@@ -228,7 +230,7 @@ class Files(Joining):
         if self.must_sync(upload):
             with self._doubting(upload), closing_data(self._open_data(upload)) as fd:
                 datasync(fd)
-            self._layout.sync_folder("unverified")
+            self._sync_marks()
         self._note_if_last(upload, 0)
         self._write_info(upload)
         return upload

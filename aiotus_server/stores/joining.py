@@ -32,7 +32,7 @@ class Joining(Records):
         upload_id = upload.upload_id
         assert isinstance(upload.concat, Final)
         check_path(upload)
-        self._layout.make_shard(upload_id)
+        self._mending(self._layout.make_shard, upload_id, anew=True)
         waiting, name = self._is_waiting(upload_id), self._name(upload_id)
         if not waiting and (self._is_there(f"{name}.info") or self._is_there(name)):
             raise UploadExists
@@ -44,15 +44,12 @@ class Joining(Records):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         self._remove(building)  # what a crash left, if it did
         try:
-            with closing(self._open(building, flags)) as target:
+            with closing(self._mending(self._open, building, flags)) as target:
                 fcntl.flock(target, fcntl.LOCK_EX)  # a verification may just be trying it
                 self._build(target, parts, stopped, sync=self.must_sync(joined))
                 if upload.finish_due:
                     self._note_finish(joined)
                 self._appear(building, joined, new=not waiting)
-        except BaseException as error:
-            self._mend(error)
-            raise
         finally:
             self._remove(building)
         self._remove_waiting(upload)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import threading
 import weakref
 import zlib
 from contextlib import suppress
@@ -63,13 +64,41 @@ class Layout(View):
         self.exclusive = not shared
         self._flushes = flushes
         self._made: set[str] = set()
+        self._mending = threading.Lock()
         try:
-            self._lock(shared=shared)
+            self._fds.append(self._locked(self.fd))
             if make:
                 self.make_all()
         except BaseException:
             self.close()
             raise
+
+    def mend(self) -> bool:
+        """Make again what somebody has removed of the root and the folders that every store has.
+        Whether the root was among it; all that was in it is gone then. Raises StoreInUse if
+        another server has the new root."""
+        with self._mending:
+            removed = self.is_removed()
+            if removed:
+                self._reopen()
+            self.make_all()
+            return removed
+
+    def is_removed(self) -> bool:
+        """Whether there is nothing left of the root but our descriptor."""
+        return os.fstat(self.fd).st_nlink == 0
+
+    def _reopen(self) -> None:
+        """Under the same numbers, which others know too."""
+        make_folders(self.root, sync=self._flushes)
+        fds = [os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)]
+        try:
+            fds.append(self._locked(fds[0]))
+            for old, new in zip(reversed(self._fds), reversed(fds), strict=True):
+                os.dup2(new, old, inheritable=False)  # the root last: who sees it has the lock
+        finally:
+            _close_all(fds)
+        self._made.clear()
 
     def make_all(self) -> None:
         for name in FOLDERS:
@@ -104,19 +133,24 @@ class Layout(View):
         finally:
             os.close(fd)
 
-    def _lock(self, *, shared: bool) -> None:
-        fd = os.open(".lock", os.O_RDWR | os.O_CREAT, 0o666, dir_fd=self.fd)
-        self._fds.append(fd)
-        how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    def _locked(self, root: int) -> int:
+        """A descriptor that holds the lock on the root until it is closed."""
+        fd = os.open(".lock", os.O_RDWR | os.O_CREAT, 0o666, dir_fd=root)
+        how = (fcntl.LOCK_EX if self.exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
         try:
-            fcntl.flock(fd, how)
-        except BlockingIOError:
-            # A store that was dropped without close(), in tests say, goes with its last cycle.
-            gc.collect()
             try:
                 fcntl.flock(fd, how)
             except BlockingIOError:
-                raise StoreInUse(self.root) from None
+                # A store that was dropped without close(), in tests say, goes with its last cycle.
+                gc.collect()
+                fcntl.flock(fd, how)
+        except BlockingIOError:
+            os.close(fd)
+            raise StoreInUse(self.root) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 def make_folders(path: Path, *, sync: bool) -> None:

@@ -7,7 +7,7 @@ import os
 import time
 from contextlib import suppress
 from logging import getLogger
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..body import write_all
 from ..protocol.errors import UploadDamaged, UploadNotFound
@@ -19,6 +19,7 @@ from .quarantine import put_aside
 from .snapshots import Snapshots
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ..protocol.uploads import Upload
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _log = getLogger("aiotus_server")
 # The times of files are those of the last tick of the kernel's clock.
 CLOCK_TICK = 20_000_000  # nanoseconds, and more than that
+_T = TypeVar("_T")
 _ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
@@ -38,12 +40,15 @@ class Records(Snapshots):
         self._layout = layout
         self._durability = durability
         self._flushes = durability is not Durability.NONE
-        self._opened = time.time_ns() - CLOCK_TICK
+        opened = self._opened = time.time_ns() - CLOCK_TICK
         self._flush_at_end = False
-        if not self._flushes:
-            noted = unflushed.begin(layout.fd, self._opened)
-            self._flush_at_end = noted and layout.exclusive
+        self._note_unflushed(opened)
         self.journal = ExpiryJournal(layout.fd)
+
+    def _note_unflushed(self, now: int) -> None:
+        if not self._flushes:
+            noted = unflushed.begin(self._root, now)
+            self._flush_at_end = noted and self._layout.exclusive
 
     def close(self) -> None:
         """Nothing may be under way."""
@@ -74,16 +79,42 @@ class Records(Snapshots):
         folder = put_aside(self._root, upload_id, files)
         return None if folder is None else self._layout.root / folder
 
+    def free_space(self) -> int:
+        """Bytes."""
+        numbers = os.fstatvfs(self._root)
+        return numbers.f_bavail * numbers.f_frsize
+
+    def begin_sweep(self) -> int | None:
+        """See ExpiryJournal.lock."""
+        return self._mending(self.journal.lock)
+
     def must_sync(self, upload: Upload) -> bool:
         """Before anybody is told that ``upload`` is as it is."""
         if not self._flushes:
             return False
         return self._durability is Durability.ALWAYS or upload.complete
 
-    def _mend(self, error: BaseException) -> None:
-        """Make the folders that somebody has removed, for those who come next."""
-        if isinstance(error, FileNotFoundError):
-            self._layout.make_all()
+    def get(self, upload_id: str) -> Upload:
+        try:
+            return super().get(upload_id)
+        except UploadNotFound:
+            if not self._layout.is_removed():
+                raise
+            self._mend()
+            return super().get(upload_id)  # from another process, that has met it before
+
+    def _mend(self) -> None:
+        if self._layout.mend():
+            _log.error("%s was removed: it is a new one now", self._layout.root)
+            self._note_unflushed(time.time_ns() - CLOCK_TICK)
+
+    def _mending(self, act: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """Do ``act``, and once more if somebody has removed a folder that every store has."""
+        try:
+            return act(*args, **kwargs)
+        except FileNotFoundError:
+            self._mend()
+            return act(*args, **kwargs)
 
     def _write_first_info(self, upload: Upload, fd: int, later: bool) -> None:
         """Without the cost of a rename: until its last byte is there it is no info file, and
@@ -116,7 +147,7 @@ class Records(Snapshots):
     def _sync_names(self, upload: Upload) -> None:
         self._layout.sync_shard(upload.upload_id)
         if upload.finish_due and upload.complete:
-            self._layout.sync_folder("finishing")
+            self._mending(self._layout.sync_folder, "finishing")
 
     def _note_if_last(self, upload: Upload, size: int | None) -> None:
         """Before ``size`` bytes come, if they may be the last."""
@@ -126,11 +157,12 @@ class Records(Snapshots):
 
     def _note_finish(self, upload: Upload) -> None:
         """As a link, for the sake of the order in which names reach the disk."""
+        note = f"finishing/{upload.upload_id}"
         with suppress(FileExistsError):
-            os.symlink("due", f"finishing/{upload.upload_id}", dir_fd=self._root)
+            self._mending(os.symlink, "due", note, dir_fd=self._root)
 
     def undelivered(self) -> list[str]:
-        return self._list("finishing")
+        return self._mending(self._list, "finishing")
 
     def is_undelivered(self, upload_id: str) -> bool:
         return self._is_there(f"finishing/{upload_id}")
@@ -142,9 +174,10 @@ class Records(Snapshots):
         """Before there is an info file: a mark without an upload does no harm."""
         sync = self.must_sync(upload)
         if upload.expires is not None:
-            self.journal.add(upload.upload_id, upload.expires.timestamp(), sync=sync)
+            due = upload.expires.timestamp()
+            self._mending(self.journal.add, upload.upload_id, due, sync=sync)
         for part in upload.waits_for:
-            self.add_mark(part, upload.upload_id)
+            self._mending(self.add_mark, part, upload.upload_id)
             if sync:
                 self._layout.sync_folder(f"waiting/{part}")
         if sync and upload.waits_for:
@@ -171,7 +204,7 @@ class Records(Snapshots):
 
     def waiting(self) -> list[str]:
         waiting: set[str] = set()
-        for part in self._list("waiting"):
+        for part in self._mending(self._list, "waiting"):
             finals = self.waiting_for(part)
             for final in finals:
                 if self._is_waiting(final):

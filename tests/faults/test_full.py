@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aiotus_server import DiskStore, Expiry, Hooks, Options
+from aiotus_server import DiskStore, Durability, Expiry, Hooks, Options
 
 from ..http.client import OCTETS, DataPath, Site, assert_refused, chunked, serving, sha1
 from ..stores.filesystems import fill, free_space
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
 MIB = 1024 * 1024
@@ -153,9 +153,10 @@ async def test_no_inode_is_left(site: Site) -> None:
 # Folders that vanish
 
 
-@pytest.mark.parametrize(
-    "folder", ["??", "expiry", "finishing", "joining", "unverified", "waiting"]
-)
+FOLDERS = ("expiry", "finishing", "joining", "unverified", "waiting")
+
+
+@pytest.mark.parametrize("folder", ["??", *FOLDERS])
 async def test_a_folder_vanishes(tmp_path: Path, folder: str) -> None:
     """It is made again; at most one request of a kind fails."""
     options = Options(expiry=Expiry(timedelta(days=1)), new_id=lambda: next(ids))
@@ -189,3 +190,67 @@ async def all_kinds(site: Site) -> None:
         assert (await site.patch(part, 0, b"he")).status == 204
         assert (await site.patch(part, 2, b"llo")).status == 204
     assert (await site.get(reply.path)).body == b"hellohello"
+
+
+@pytest.fixture(params=list(Durability))
+async def living(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+    """A site that expects of every upload all that is noted of one."""
+    hooks = Hooks()
+    hooks.post_finish(lambda event: None)
+    store = DiskStore(tmp_path / "uploads", durability=request.param)
+    options = Options(expiry=Expiry(timedelta(days=1)), reserve=1)
+    async with serving(store, options=options, hooks=hooks, data_path=DataPath.AS_SET) as site:
+        await all_kinds(site)
+        yield site
+        await site.routes.server.stop()
+
+
+async def whole(site: Site) -> None:
+    path = await site.upload(b"hello")
+    assert (await site.get(path)).body == b"hello"
+
+
+async def in_two(site: Site) -> None:
+    path = await site.create(len(DATA))
+    assert (await site.patch(path, 0, DATA[:MIB])).status == 204
+    assert (await site.patch(path, MIB, DATA[MIB:])).status == 204
+    assert (await site.get(path)).body == DATA
+
+
+async def joined(site: Site) -> None:
+    part = await site.upload(DATA, Upload_Concat="partial")
+    reply = await site.request("POST", headers={"Upload-Concat": f"final;{part} {part}"})
+    assert (await site.get(reply.path)).body == 2 * DATA
+
+
+@pytest.mark.parametrize("kind", [whole, in_two, joined, all_kinds])
+@pytest.mark.parametrize("folder", [*FOLDERS, "*", "."])
+async def test_the_next_request_makes_it_again(
+    living: Site, folder: str, kind: Callable[[Site], Awaitable[None]]
+) -> None:
+    root = living.store.root
+    for path in list(root.glob(folder)) if folder != "." else [root]:
+        if path.is_dir():
+            shutil.rmtree(path)
+    await kind(living)
+
+
+async def test_another_takes_the_root_that_was_made_again(living: Site) -> None:
+    root = living.store.root
+    shutil.rmtree(root)
+    other = DiskStore(root)
+    await other.open(shared=False)
+    reply = await living.request("POST", headers={"Upload-Length": "5"})
+    assert_refused(reply, 503, "STORE_UNAVAILABLE")
+    await other.close()
+    await whole(living)
+
+
+async def test_the_root_vanishes_under_an_upload(living: Site) -> None:
+    path = await living.create(len(DATA))
+    upload = await living.begin(path, 0, DATA[:MIB], length=len(DATA))
+    shutil.rmtree(living.store.root)
+    await upload.send(DATA[MIB:])
+    assert (await upload.reply()).status in (404, 500)  # its bytes are gone
+    assert (await living.request("HEAD", path)).status == 404
+    await whole(living)
