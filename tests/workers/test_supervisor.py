@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -314,3 +315,32 @@ async def test_a_second_interrupt_ends_all_at_once(start: Start, tmp_path: Path)
     await until(lambda: not is_alive(other))
     assert await server.stop(signal.SIGINT) == -signal.SIGINT
     await until(lambda: not is_alive(pid))
+
+
+@pytest.mark.parametrize("loop", [[], ["--no-uvloop"]])
+async def test_the_root_is_removed_and_all_workers_meet_again_in_a_new_one(
+    start: Start, tmp_path: Path, loop: list[str]
+) -> None:
+    server = await start("--workers=2", *loop)
+    pids = await server.answering()
+    await server.create(2 * PAGE)
+    connections = [await server.connect_to(pid) for pid in pids]
+    shutil.rmtree(tmp_path / "uploads")
+    created = await exchange(connections[0], "POST", "/files/", {"Upload-Length": str(3 * PAGE)})
+    path = created.path
+    assert (await exchange(connections[1], "HEAD", path)).offset == 0
+    # They still exclude each other, and one that comes now.
+    await begin(connections[0], path, 3 * PAGE, HALF)
+    await until(lambda: server.stored(path).stat().st_size == PAGE)
+    assert (await exchange(connections[1], "HEAD", path)).offset == PAGE
+    assert (await connections[0].reply()).status == 423
+    killed = min(pids)
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: len(server.workers - {killed}) == 2)
+    first, second = [await server.connect_to(pid) for pid in server.workers]
+    fields = {**TUS, **OCTETS, "Upload-Offset": str(PAGE), "Content-Length": str(2 * PAGE)}
+    await first.send(head("PATCH", path, fields) + HALF)
+    await until(lambda: server.stored(path).stat().st_size == 2 * PAGE)
+    assert (await exchange(second, "HEAD", path)).offset == 2 * PAGE
+    assert (await first.reply()).status == 423
+    assert await server.stop() == 0
