@@ -132,6 +132,8 @@ class Body:
     body was whole and its checksum right. Of an ``atomic`` body (it has a checksum) the bytes
     only count once it has ended without an error.
 
+    What takes it must leave ``reserve`` bytes free where it stores them, if it can.
+
     ``late_checksum`` is one that came in a trailer that nothing had announced, when the
     bytes had gone already: it has not been compared.
     """
@@ -151,7 +153,9 @@ class Body:
         verification: Verification = None,
         algorithms: Sequence[str] = (),
         progress: Callable[[int], Awaitable[None]] | None = None,
+        reserve: int = 0,
     ) -> None:
+        self.reserve = reserve
         self.atomic = verification is not None
         self._source = source
         self._limit = limit

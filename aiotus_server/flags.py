@@ -225,7 +225,7 @@ SERVE_GROUPS = (
             Option(
                 "reserve",
                 "SIZE",
-                "create no upload while less than this is free on the disk",
+                "keep so much free on the disk",
                 parse_size,
                 0,
                 shown="0",

@@ -115,7 +115,8 @@ class Options:
     direct_from: bodies of which so many bytes are still to come are taken from the socket in
         threads, where that can be done; None for never.
     progress_interval: shortest time between two ``post_receive`` of one body.
-    reserve: free bytes below which no upload is created (507).
+    reserve: bytes that must stay free on the disk (507). An upload whose length would take of them
+        is not created, and an append stores what fits. A concatenation is not measured.
     new_id: makes upload ids: 1 to 64 of ``A-Za-z0-9_-``, unguessable, never twice the same.
     """
 

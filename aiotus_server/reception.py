@@ -46,6 +46,7 @@ class Reception:
             verification=asked.verification,
             algorithms=call.offer.algorithms,
             progress=self._events.progress(upload, call),
+            reserve=call.options.reserve,
         )
 
     async def receive_created(self, upload: Upload, body: Body, call: Call) -> Upload:

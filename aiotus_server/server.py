@@ -136,7 +136,7 @@ class Server:
         check_create(create, call.options.max_size)
         check_request_size(create.body_length, call.options.max_request_size)
         if call.options.reserve:
-            await self._check_reserve(call.options)
+            await self._check_reserve(create.length or 0, call.options)
         if isinstance(create.concat, Final):
             return await self.concatenation.create(create, create.concat, source, call)
         upload = self.new_upload(create, call)
@@ -339,10 +339,12 @@ class Server:
         if not self._running:
             self._idle.set()
 
-    async def _check_reserve(self, options: Options) -> None:
+    async def _check_reserve(self, size: int, options: Options) -> None:
+        """Before there is an upload of so many bytes. Others may come meanwhile: the store looks
+        again when they are there."""
         with disk_errors():
             free = await self.store.free_space()
-        if free is not None and free < options.reserve:
+        if free is not None and free - size < options.reserve:
             raise StoreFull
 
 

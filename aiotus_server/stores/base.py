@@ -62,7 +62,8 @@ class Store(ABC):
 
         ``upload`` is what ``get`` returned under the same lock; its length may have been
         declared since (see DeferLengthStore). A body that ended early has been stored as far
-        as it came: this method does not look at why. The bytes of an ``atomic`` body must not
+        as it came: this method does not look at why. What would leave less than ``body.reserve``
+        bytes free is refused with an OSError, as by a full disk. The bytes of an ``atomic`` body must not
         count before it ended without an error: not for ``get``, not after a crash. If it ended
         with one, the server calls ``rewind``.
 

@@ -20,10 +20,10 @@ from .doubts import NamesNotFlushed, NotFlushed, closing_data, datasync, telling
 from .durability import Durability
 from .joining import Joining
 from .publishing import check_path, copy_of, publish
-from .writing import PAGE, FileWriter
+from .writing import PAGE, FileWriter, check_reserve, free_space
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from ..protocol.uploads import Upload
 
@@ -36,6 +36,10 @@ class Files(Joining):
 
     Raises the TusErrors that the methods of the same names of a store do, and OSError.
     """
+
+    def free_space(self) -> int:
+        """Bytes."""
+        return free_space(self._root)
 
     def may_flush_later(self, upload: Upload, offset: int) -> bool:
         """Whether ``create`` or ``append_whole`` will leave ``upload`` with ``offset`` bytes in a
@@ -77,7 +81,7 @@ class Files(Joining):
         data, info = self._claim(upload.upload_id)
         try:
             with closing(data), closing(info):
-                upload = self._begin(upload, data, body.take() if whole else (), later)
+                upload = self._begin(upload, data, body if whole else None, later)
                 if not upload.complete:
                     self._add_marks(upload)
                 elif upload.finish_due:
@@ -111,9 +115,10 @@ class Files(Joining):
         except FileExistsError:
             raise UploadExists from None
 
-    def _begin(self, upload: Upload, fd: int, pieces: Sequence[bytes], later: bool) -> Upload:
+    def _begin(self, upload: Upload, fd: int, body: Body | None, later: bool) -> Upload:
         """The first bytes. The data file is new, so its size need not be asked for."""
-        if pieces:
+        if body is not None and (pieces := body.take()):
+            check_reserve(fd, pieces, body.reserve)
             upload = replace(upload, offset=write_all(fd, pieces, 0))
         if upload.lifetime is not None:
             upload = self._snapshot(upload, os.fstat(fd))
@@ -127,7 +132,7 @@ class Files(Joining):
         self._note_if_last(upload, sum(map(len, pieces)))
         with self._doubting(upload), closing_data(self._open_data(upload)) as fd:
             if pieces:
-                self._writer(upload, fd, atomic=False).write(pieces, last=True)
+                self._writer(upload, fd, body, atomic=False).write(pieces, last=True)
             return self._appended(upload, fd, later=later)
 
     @contextmanager
@@ -143,12 +148,12 @@ class Files(Joining):
         fd = self._open_data(upload)
         try:
             self._note_if_last(upload, body.length)
-            return self._writer(upload, fd, atomic=body.atomic)
+            return self._writer(upload, fd, body, atomic=body.atomic)
         except BaseException:
             os.close(fd)
             raise
 
-    def _writer(self, upload: Upload, fd: int, *, atomic: bool) -> FileWriter:
+    def _writer(self, upload: Upload, fd: int, body: Body, *, atomic: bool) -> FileWriter:
         inside = upload.offset % PAGE != 0
         if atomic or inside:
             # "The uploaded chunk MUST be discarded": so it must be known where it began,
@@ -161,6 +166,7 @@ class Files(Joining):
             settled=partial(marks.remove, self._root, upload.upload_id)
             if inside and not atomic
             else None,
+            reserve=body.reserve,
         )
 
     def end_append(self, upload: Upload, body: Body, writer: FileWriter) -> Upload:

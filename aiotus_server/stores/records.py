@@ -79,11 +79,6 @@ class Records(Snapshots):
         folder = put_aside(self._root, upload_id, files)
         return None if folder is None else self._layout.root / folder
 
-    def free_space(self) -> int:
-        """Bytes."""
-        numbers = os.fstatvfs(self._root)
-        return numbers.f_bavail * numbers.f_frsize
-
     def begin_sweep(self) -> int | None:
         """See ExpiryJournal.lock."""
         return self._mending(self.journal.lock)

@@ -35,7 +35,7 @@ class FileWriter:
     """Writes behind each other what it is given, from ``offset`` on. Blocking: for threads, one
     at a time.
 
-    ``offset`` is up to where it has written. ``write_back`` has the disk begin with what is
+    ``offset`` is up to where it has written. ``reserve`` is what must stay free on the disk. ``write_back`` has the disk begin with what is
     there. ``settled`` is called when the page in which the file ended is on the disk.
     """
 
@@ -46,6 +46,7 @@ class FileWriter:
         *,
         write_back: bool = False,
         settled: Callable[[], None] | None = None,
+        reserve: int = 0,
     ) -> None:
         self.fd = fd
         self.offset = offset
@@ -54,6 +55,7 @@ class FileWriter:
         self._begun = offset // PAGE * PAGE  # behind it the disk has not been asked to begin
         self._in_page = offset % PAGE != 0
         self._settled = settled
+        self._reserve = reserve
 
     @property
     def unsettled(self) -> bool:
@@ -95,6 +97,7 @@ class FileWriter:
 
     def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
         if pieces:
+            check_reserve(self.fd, pieces, self._reserve)
             self.offset = write_all(self.fd, pieces, self.offset)
 
     def _begin_write_back(self) -> None:
@@ -102,6 +105,18 @@ class FileWriter:
         if _sync_file_range is not None:
             _sync_file_range(self.fd, self._begun, end - self._begun, _WRITE)
         self._begun = end
+
+
+def free_space(fd: int) -> int:
+    """Bytes on the file system of ``fd`` that a user who is not root may have."""
+    numbers = os.fstatvfs(fd)
+    return numbers.f_bavail * numbers.f_frsize
+
+
+def check_reserve(fd: int, pieces: Sequence[bytes | memoryview], reserve: int) -> None:
+    """Raises OSError as a full disk would if ``pieces`` would leave less than ``reserve`` bytes."""
+    if reserve and free_space(fd) - sum(map(len, pieces)) < reserve:
+        raise OSError(errno.ENOSPC, "what is left on the disk is reserved")
 
 
 def split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 
 from aiotus_server import DiskStore, Durability, Expiry, Hooks, Options
 
-from ..http.client import OCTETS, DataPath, Site, assert_refused, chunked, serving, sha1
+from ..http.client import OCTETS, DataPath, Reply, Site, assert_refused, chunked, serving, sha1
 from ..stores.filesystems import fill, free_space
 
 if TYPE_CHECKING:
@@ -148,6 +149,56 @@ async def test_no_inode_is_left(site: Site) -> None:
         (disk / "many" / str(name)).unlink()
     reply = await site.request("POST", headers=headers, body=b"hello")
     assert (await site.get(reply.path)).body == b"hello"
+
+
+# The reserve
+
+RESERVE = 8 * MIB
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+async def thrifty(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+    """14 MiB are free about, and ``RESERVE`` must stay."""
+    with mounted(request.param, tmp_path) as point:
+        store = DiskStore(point / "uploads")
+        options = Options(reserve=RESERVE)
+        async with serving(store, options=options, data_path=DataPath.AS_SET) as site:
+            yield site
+            await site.routes.server.stop()
+
+
+async def test_no_upload_is_created_that_would_take_of_the_reserve(thrifty: Site) -> None:
+    free = free_space(disk_of(thrifty))
+    for length in (free - RESERVE + MIB, 10**12):
+        reply = await thrifty.request("POST", headers={"Upload-Length": str(length)})
+        assert_refused(reply, 507, "STORE_FULL")
+    assert not list(thrifty.store.root.glob("??/*"))
+    await thrifty.create(free - RESERVE - MIB)
+
+
+@pytest.mark.parametrize("coding", ["counted", "chunked"])
+async def test_appends_leave_the_reserve(thrifty: Site, coding: str) -> None:
+    """Also when they come at the same time."""
+    paths = [await thrifty.create(len(DATA)) for _ in range(4)]
+
+    async def append(path: str) -> Reply:
+        if coding == "counted":
+            return await thrifty.patch(path, 0, DATA)
+        return await (await thrifty.begin(path, 0, chunked(DATA), length=None)).reply()
+
+    replies = await asyncio.gather(*map(append, paths))
+    assert {reply.status for reply in replies} >= {507}
+    assert RESERVE - 2 * MIB < free_space(disk_of(thrifty)) < RESERVE + 2 * MIB
+    for path in paths:
+        offset = (await thrifty.head(path)).offset
+        assert thrifty.stored(path) == DATA[:offset]
+    small = await thrifty.request(
+        "POST", headers={"Upload-Defer-Length": "1", **OCTETS}, body=DATA[: 2 * MIB]
+    )
+    assert_refused(small, 507, "STORE_FULL")
+    for path in paths[1:]:
+        assert (await thrifty.delete(path)).status == 204
+    await goes_on(thrifty, paths[0])
 
 
 # Folders that vanish
