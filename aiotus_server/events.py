@@ -46,6 +46,10 @@ class Events:
     def judges_access(self) -> bool:
         return bool(self._hooks.authorize)
 
+    @property
+    def judges_ends(self) -> bool:
+        return bool(self._hooks.pre_finish)
+
     async def authorize(self, verb: str, upload_id: str | None, request: Any) -> str | None:
         """Who asks, if the hooks say so."""
         event = AuthorizeEvent(verb=verb, upload_id=upload_id, request=request)

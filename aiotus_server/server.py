@@ -240,13 +240,20 @@ class Server:
         await self.concatenation.abandon(waiting)
 
     async def read(self, upload_id: str, call: Call) -> Upload:
-        """GET: the upload, if it is complete. Takes no lock."""
+        """GET: the upload, if it is complete and ``pre_finish`` has let it pass; one that was
+        complete before there was such a hook too. Takes no lock."""
         await self.start()
         upload = await self.get(upload_id)
         check_owner(upload, call.owner)
         if isinstance(upload.concat, Final):
             upload = await self.concatenation.look_at(upload, call)
         check_read(upload)
+        if upload.outcome is None and self.events.judges_ends:
+            # Their outcome may come meanwhile, and then the note of it goes.
+            with disk_errors():
+                due = await self.store.is_undelivered(upload_id)
+            upload = await self.get(upload_id)
+            check_read(upload, judged=not due)
         return upload
 
     async def refuse_final(self, upload_id: str, call: Call) -> None:

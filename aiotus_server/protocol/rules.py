@@ -151,7 +151,7 @@ def check_terminate(upload: Upload, *, complete_allowed: bool) -> None:
         raise TerminationForbidden
 
 
-def check_read(upload: Upload) -> None:
-    """Nobody is given what is unfinished, or what ``pre_finish`` refused."""
-    if upload.refused or not upload.complete:
+def check_read(upload: Upload, *, judged: bool = True) -> None:
+    """Nobody is given what is unfinished, or what ``pre_finish`` refused or has not judged yet."""
+    if upload.refused or not upload.complete or not (judged or upload.outcome):
         raise UploadNotFound

@@ -88,7 +88,8 @@ class Store(ABC):
         return ()
 
     async def is_undelivered(self, upload_id: str) -> bool:
-        """Whether it is one of ``undelivered``."""
+        """Whether it was given as ``finish_due``, may have become complete, and has not been
+        ``delivered``."""
         return upload_id in await self.undelivered()
 
     async def delivered(self, upload_id: str) -> None:  # noqa: B027

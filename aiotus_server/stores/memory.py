@@ -96,6 +96,10 @@ class MemoryStore(
         entry.upload = replace(entry.upload, outcome=outcome, published=published)
         return self._snapshot(entry)
 
+    async def is_undelivered(self, upload_id: str) -> bool:
+        entry = self._entries.get(upload_id)
+        return entry is not None and entry.upload.finish_due and entry.upload.outcome is None
+
     async def terminate(self, upload: Upload) -> None:
         self._entries.pop(upload.upload_id, None)
 

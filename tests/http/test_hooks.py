@@ -1163,6 +1163,43 @@ async def test_get_does_not_give_out_what_pre_finish_refused(serve: Serve) -> No
     assert_refused(await site.get(path), 404)
 
 
+@pytest.mark.parametrize("store", ["disk", "memory"])
+async def test_get_gives_out_what_pre_finish_has_let_pass(
+    serve: Serve, recorder: Recorder, tmp_path: Path, store: str
+) -> None:
+    verdicts: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future()]
+
+    @recorder.hooks.pre_finish
+    async def judge(event: Any) -> None:
+        await verdicts[0]
+
+    kind = MemoryStore() if store == "memory" else DiskStore(tmp_path / "uploads")
+    site = await serve(kind, hooks=recorder.hooks)
+    path = await site.create(5)
+    patching = asyncio.create_task(site.patch(path, 0, b"hello"))
+    await recorder.next("pre_finish")
+    assert_refused(await site.get(path), 404)
+    verdicts[0].set_exception(Refuse(503))
+    assert (await patching).status == 503
+    assert_refused(await site.get(path), 404)
+    verdicts[0] = asyncio.get_running_loop().create_future()
+    verdicts[0].set_result(None)
+    assert (await site.patch(path, 5, b"")).status == 204
+    assert (await site.get(path)).body == b"hello"
+
+
+async def test_get_gives_out_what_was_complete_before_there_was_a_pre_finish(
+    serve: Serve, tmp_path: Path
+) -> None:
+    site = await serve(DiskStore(tmp_path / "uploads"))
+    path = await site.upload(b"hello")
+    await site.routes.server.stop()
+    hooks = Hooks()
+    hooks.pre_finish(lambda event: None)
+    site = await serve(DiskStore(tmp_path / "uploads"), hooks=hooks)
+    assert (await site.get(path)).body == b"hello"
+
+
 async def test_refusal_of_a_waiting_final_is_not_its_partials(
     serve: Serve, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
