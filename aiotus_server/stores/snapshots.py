@@ -75,7 +75,12 @@ class Snapshots:
             size = facts.st_size if mark is None else min(mark, facts.st_size)
             why = f"{size} bytes of its {upload.length} are there"
             return self._to_be_joined_again(upload, UploadDamaged("data-cut-short", why))
-        return self._snapshot(upload, facts, mark)
+        there = self._snapshot(upload, facts, mark)
+        if upload.outcome is not None and not there.complete:
+            # The application has had it whole: it must not be resumed, nor expire.
+            why = f"it was finished, and {there.offset} bytes of its {upload.length} are there"
+            raise UploadDamaged("data-cut-short", why)
+        return there
 
     def _to_be_joined_again(self, upload: Upload, damage: UploadDamaged) -> Upload:
         """A power cut has left a joined final its info file, and taken bytes: without a flush the

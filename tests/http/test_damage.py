@@ -80,6 +80,10 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
         ".info",
         _writes(b'{"created":1e9,"length":5,"outcome":{"status":99}}'),
     ),
+    "finished-and-cut-short": (
+        ".info",
+        _writes(b'{"created":1e9,"length":5,"outcome":{"status":200}}'),
+    ),
     "info-published-nowhere": (".info", _writes(b'{"created":1e9,"length":5,"published":true}')),
     "info-joined-of-nothing": (".info", _writes(b'{"created":1e9,"length":5,"joined":true}')),
     "info-not-utf-8": (".info", _writes(b'{"created":1e9,"metadata":"\xff"}')),

@@ -180,6 +180,15 @@ def joined_final_cut_short_without_its_partial(scene: Scene) -> list[tuple[str, 
     return [("data-cut-short", scene.name(scene.data("joined"))), *_without_one(scene)]
 
 
+@plant
+def finished_upload_cut_short(scene: Scene) -> list[tuple[str, str]]:
+    """The application was told that it is whole: nobody comes back with the rest."""
+    upload = Snapshots(View(scene.root)).get("whole")
+    scene.info("whole").write_bytes(infofile.encode(replace(upload, outcome=Outcome())))
+    os.truncate(scene.data("whole"), 3)
+    return [("data-cut-short", scene.name(scene.data("whole")))]
+
+
 def _without_one(scene: Scene) -> list[tuple[str, str]]:
     scene.info("one").unlink()
     scene.data("one").unlink()
