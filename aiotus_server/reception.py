@@ -149,5 +149,5 @@ def _limit_of(upload: Upload, options: Options) -> tuple[int, TusError]:
         room, too_long = largest - upload.offset, MaxSizeExceeded(largest)
     at_once = options.max_request_size
     if at_once is not None and at_once < room:
-        return at_once, RequestTooLong(at_once)
+        return at_once, RequestTooLong(at_once, kept=True)
     return room, too_long

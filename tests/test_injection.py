@@ -6,7 +6,7 @@ import base64
 import logging
 from typing import TYPE_CHECKING
 
-from aiotus_server import CreateEvent, DiskStore, Hooks
+from aiotus_server import CreateEvent, DiskStore, Hooks, Options
 from aiotus_server.cli import main
 
 from .http.client import Site, serving
@@ -77,3 +77,30 @@ async def test_operators_see_no_bytes_of_a_client_on_their_terminal(
         if arguments != ["list"]:
             assert_harmless(out)
         assert "\x1b" not in out
+
+
+async def test_what_is_no_http_is_logged_on_one_line_without_its_bytes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(DiskStore(tmp_path / "uploads")) as site:
+        for evil in (b"forged\x1b[31m\r\n\r\n", b"GET / HTTP/1.1\r\nforged\x1b[31m\r\n\r\n"):
+            caplog.clear()
+            with caplog.at_level(logging.DEBUG):
+                connection = await site.connect()
+                await connection.send(evil)
+                assert (await connection.reply()).status == 400
+            (record,) = [record for record in caplog.records if record.name == "aiohttp.server"]
+            assert record.levelno <= logging.INFO
+            assert "\n" not in record.getMessage()
+            assert "forged" not in record.getMessage()
+
+
+async def test_an_error_of_the_application_is_logged_with_its_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: object) -> Options:
+        raise ZeroDivisionError
+
+    async with serving(DiskStore(tmp_path / "uploads"), options=fail) as site:
+        assert (await site.request("POST")).status == 500
+    assert "ZeroDivisionError" in caplog.text

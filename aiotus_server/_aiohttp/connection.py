@@ -46,6 +46,7 @@ class TusRequestHandler(RequestHandler):
         "_draining",
         "_head_timer",
         "_header_timeout",
+        "_judging_client",
         "_refused",
         "_sender",
         "_stopping",
@@ -70,6 +71,7 @@ class TusRequestHandler(RequestHandler):
         self.tus_source: RequestSource | None = None
         self.unanswered: tuple[RawRequestMessage, StreamReader] | None = None  # the last
         self._stopping = False
+        self._judging_client = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._draining: asyncio.Timeout | None = None
         self._refused: StreamReader | None = None  # a body that nobody reads
@@ -162,6 +164,28 @@ class TusRequestHandler(RequestHandler):
             return False
         message, payload = self.unanswered
         return "Tus-Resumable" in message.headers and payload.is_eof()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP is the client's fault, and aiohttp's to answer."""
+        self._judging_client = status < 500
+        try:
+            return super().handle_error(request, status, exc, message)
+        finally:
+            self._judging_client = False
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """No traceback, and no bytes of the client's, for what it had better not sent."""
+        if self._judging_client:
+            kind = type(kwargs.get("exc_info")).__name__
+            self.logger.info("%s: %s", args[0] % args[1:], kind)
+        else:
+            super().log_exception(*args, **kwargs)
 
     def close(self) -> None:
         """aiohttp shuts down: bodies end now, not when its time limit is over."""

@@ -321,10 +321,13 @@ class BodyTooLong(TusError):
 
 
 class RequestTooLong(TusError):
+    """``kept``: bytes have been stored before it was known."""
+
     status = 413
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"One request may have {limit} bytes; what came is kept, send the rest.")
+    def __init__(self, limit: int, *, kept: bool = False) -> None:
+        then = "what came is kept, send the rest." if kept else "send the upload in several."
+        super().__init__(f"One request may have {limit} bytes at most; {then}")
 
 
 class BodyTooSlow(TusError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from aiotus_server import Durability
 from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop, interruptible
-from scripts.load.options import Parser, parse_count
+from scripts.load.options import Parser, parse_count, parse_folder
 from scripts.soaking.process import Trouble
 
 from .report import add, as_json, as_text
@@ -59,7 +59,12 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
         help="repeatable, run by run; default: all levels",
     )
     add("--seed", type=int, metavar="N", help="of the first run; default: a new one")
-    add("--dir", type=Path, metavar="DIR", help="where uploads are stored; default: a new folder")
+    add(
+        "--dir",
+        type=converted(parse_folder),
+        metavar="DIR",
+        help="where uploads are stored; default: a new folder",
+    )
     add("--json", type=Path, metavar="FILE", help="write the findings here too")
     add("flags", nargs="*", help="passed on to aiotus-server")
     return parser.parse_args(arguments)

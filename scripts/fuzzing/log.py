@@ -1,5 +1,4 @@
-"""What the server wrote into its log: no error but those that aiohttp's parser has its own way
-of telling."""
+"""What the server wrote into its log: no error, and what aiohttp's parser has refused."""
 
 from __future__ import annotations
 
@@ -14,13 +13,6 @@ if TYPE_CHECKING:
 
 _head = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) (\S+): (.*)")
 _frame = re.compile(r'\s*File "(.*)", line \d+, in (\S+)')
-_of_the_parser = re.compile(r"aiohttp\.http_exceptions\.\w+: 400, message:.*")
-
-# Before there is a request, the only files that it may have gone through.
-PARSERS = (
-    *("/aiohttp/web_protocol.py", "aiohttp/_http_parser.pyx", "/aiohttp/http_parser.py"),
-    "/aiotus_server/_aiohttp/parser.py",
-)
 GONE = "aiohttp.client_exceptions.ClientConnectionResetError: "
 FINE = ("The checksum crc64nvme is slow here",)
 
@@ -35,7 +27,7 @@ def complaints(lines: Iterable[str]) -> Counter[str]:
 
 
 def refusals(lines: Iterable[str]) -> int:
-    """How many requests aiohttp's parser refused, with a traceback for each."""
+    """How many requests aiohttp's parser refused."""
     return sum(_is_of_the_parser(record) for record in _records(lines))
 
 
@@ -49,20 +41,11 @@ def is_fine(record: list[str]) -> bool:
         return False
     if level in ("DEBUG", "INFO"):
         return len(record) == 1
-    return message.startswith(FINE) or _is_of_the_parser(record) or _is_of_an_expectation(record)
+    return message.startswith(FINE) or _is_of_an_expectation(record)
 
 
 def _is_of_the_parser(record: list[str]) -> bool:
-    """An HTTP error that the parser has raised, in the frames of the parser, and nothing else:
-    so there was no request yet, and no route."""
-    if not _is_of_aiohttp(record):
-        return False
-    # Bytes behind a refused upgrade are parsed while the refusal is still being handled.
-    contexts = [at for at, line in enumerate(record) if line.startswith("During handling of")]
-    last = record[contexts[-1] :] if contexts else record
-    files = [file for file, _ in _frames(last)]
-    raised = any(_of_the_parser.match(line) for line in last)
-    return raised and bool(files) and all(file.endswith(PARSERS) for file in files)
+    return _is_of_aiohttp(record) and " INFO " in record[0]
 
 
 def _is_of_an_expectation(record: list[str]) -> bool:

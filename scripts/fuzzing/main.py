@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop
-from scripts.load.options import Parser, parse_count, parse_url
+from scripts.load.options import Parser, parse_count, parse_folder, parse_url
 from scripts.soaking.findings import leaks, table
 from scripts.soaking.process import Server, Trouble
 
@@ -65,7 +65,12 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
     add("--lanes", type=count, default=64, metavar="N", help="default: 64")
     add("--workers", type=count, metavar="N", help="processes of the server")
     add("--url", type=converted(parse_url), help="attack this server, which is not ours, instead")
-    add("--dir", type=Path, metavar="DIR", help="where it stores uploads; default: a new folder")
+    add(
+        "--dir",
+        type=converted(parse_folder),
+        metavar="DIR",
+        help="where it stores uploads; default: a new folder",
+    )
     add("--json", type=Path, metavar="FILE", help="write the findings here too")
     add("flags", nargs="*", help="passed on to aiotus-server")
     return parser.parse_args(arguments)
@@ -168,9 +173,7 @@ class Program:
         print(f"good uploads meanwhile: {self._fuzz.good.counts['ok']}")
         if self._log.exists():
             with self._log.open(errors="replace") as lines:
-                print(
-                    f"requests that aiohttp's parser refused with a traceback: {log.refusals(lines)}"
-                )
+                print(f"requests that aiohttp's parser refused: {log.refusals(lines)}")
         if self._samples:
             print("\n".join(["quiet moments", *table(self._samples)]))
         for found in self._found[:SHOWN]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -176,6 +177,13 @@ def parse_url(text: str) -> str:
         raise ValueError(f"{text!r} is not a URL such as http://localhost:1080/files/")
     parts.port  # noqa: B018  raises ValueError
     return text
+
+
+def parse_folder(text: str) -> Path:
+    folder = Path(text)
+    if not text or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{text!r} is no folder that can be written to")
+    return folder
 
 
 def parse_count(text: str) -> int:

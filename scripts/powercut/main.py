@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aiotus_server import Durability
 from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop, interruptible
-from scripts.load.options import Parser, parse_count
+from scripts.load.options import Parser, parse_count, parse_folder
 from scripts.soaking.process import COMMAND, Trouble
 
 from .disks import FILE_SYSTEMS, Disk, DiskTrouble, FileSystem, isolate
@@ -73,7 +73,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="another server, with {port} and {dir} where it wants these; uploads are created at "
         "/files/",
     )
-    add("--dir", type=Path, metavar="DIR", help="where the disk's file is; default: a new folder")
+    add(
+        "--dir",
+        type=converted(parse_folder),
+        metavar="DIR",
+        help="where the disk's file is; default: a new folder",
+    )
     add("--seed", type=int, default=1, metavar="N", help="default: 1")
     add("--json", type=Path, metavar="FILE", help="write the findings here too")
     add("flags", nargs="*", help="passed on to the server")

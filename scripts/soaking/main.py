@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop
-from scripts.load.options import Parser, parse_count, parse_seconds
+from scripts.load.options import Parser, parse_count, parse_folder, parse_seconds
 from scripts.load.tally import Tally
 
 from .findings import MIB, leaks, summary, table
@@ -53,7 +53,12 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="in the first half, end the server so often, by SIGKILL and SIGTERM in turn",
     )
-    add("--dir", type=Path, metavar="DIR", help="where it stores uploads; default: a new folder")
+    add(
+        "--dir",
+        type=converted(parse_folder),
+        metavar="DIR",
+        help="where it stores uploads; default: a new folder",
+    )
     add("--seed", type=int, default=1, metavar="N", help="default: 1")
     add("--json", type=Path, metavar="FILE", help="write the findings here too")
     add("flags", nargs="*", help="passed on to aiotus-server")

@@ -207,17 +207,12 @@ def test_files_outside_of_the_folder_are_seen(
 # The log.
 
 HEAD = "2026-01-01 00:00:00,000"
-OF_PARSER = [
+OF_PARSER = f"{HEAD} INFO aiohttp.server: Error handling request from 127.0.0.1: BadHttpMessage"
+IN_A_ROUTE = [
     f"{HEAD} ERROR aiohttp.server: Error handling request from 127.0.0.1",
     "Traceback (most recent call last):",
-    '  File "/lib/aiohttp/web_protocol.py", line 9, in data_received',
-    '  File "aiohttp/_http_parser.pyx", line 9, in feed_data',
-    "aiohttp.http_exceptions.BadHttpMessage: 400, message:",
-]
-IN_A_ROUTE = [
-    *OF_PARSER[:3],
     '  File "/lib/aiotus_server/web.py", line 9, in append',
-    OF_PARSER[-1],
+    "aiohttp.http_exceptions.BadHttpMessage: 400, message:",
 ]
 
 
@@ -225,10 +220,10 @@ IN_A_ROUTE = [
     ("lines", "found"),
     [
         ([f"{HEAD} INFO aiotus_server: started"], 0),
-        (OF_PARSER, 0),
+        ([OF_PARSER], 0),
         (IN_A_ROUTE, 1),
-        ([*OF_PARSER[:-1], "ValueError: no"], 1),
-        ([*OF_PARSER, *IN_A_ROUTE], 1),
+        ([OF_PARSER, *IN_A_ROUTE], 1),
+        ([OF_PARSER, *IN_A_ROUTE[1:]], 1),
         ([f"{HEAD} ERROR asyncio: Task exception was never retrieved"], 1),
         ([f"{HEAD} WARNING aiotus_server: no"], 1),
         (["touched outside of the folder: open '/etc/passwd'"], 1),

@@ -1,0 +1,26 @@
+"""What the scripts say to a wrong command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .programs import begun, ended
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCRIPTS = ("crash_test.py", "fuzz.py", "power_cut.py", "soak.py")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("folder", ["nowhere", "file", ""])
+async def test_a_folder_that_is_none_is_a_mistake_and_no_finding(
+    tmp_path: Path, script: str, folder: str
+) -> None:
+    (tmp_path / "file").touch()
+    result = await ended(await begun(script, f"--dir={folder}", folder=tmp_path))
+    assert result.code == 2, result
+    assert "Traceback" not in result.err
+    assert len(result.err.splitlines()) == 1
