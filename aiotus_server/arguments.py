@@ -128,6 +128,12 @@ class Parser(argparse.ArgumentParser):
         except ValueError as error:
             self.error(f"{variable}: {error}")
 
+    def unknown_in(self, environment: Mapping[str, str], others: Sequence[Group]) -> set[str]:
+        """Variables that look like one of an option, of ``others`` too, and are none."""
+        options = [*self._options, *(option for group in others for option in group.options)]
+        known = {variable_of(option.name) for option in options}
+        return {name for name in environment if name.startswith(PREFIX)} - known
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
 

@@ -6,6 +6,7 @@ why on one line of standard error. ``verify`` has codes of its own.
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import sys
@@ -18,7 +19,7 @@ from .app import Settings
 from .arguments import Parser
 from .commands import gc, list_uploads, rm, show, verify
 from .cors import Cors
-from .flags import SERVE_GROUPS
+from .flags import COMMAND_GROUPS, SERVE_GROUPS
 from .hooks import Hooks
 from .listening import Failure, Listening, reason_of
 from .options import EXTENSIONS, Expiry, Options, random_id
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _T = TypeVar("_T")
+_log = logging.getLogger("aiotus_server")
 
 
 def main(
@@ -102,6 +104,9 @@ def serve(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     parser = serve_parser()
     values = parser.read(arguments, environment)
     start_logging(values.log_level)
+    others = [group for groups in COMMAND_GROUPS.values() for group in groups]
+    for variable in sorted(parser.unknown_in(environment, others)):
+        _log.warning("There is no variable %s; it is ignored", variable)
     settings = _checked(parser, settings_of, values)
     listening = _checked(parser, listening_of, values)
     run(settings, listening)
@@ -135,7 +140,7 @@ def _with_owners(hooks: Hooks | None, values: argparse.Namespace) -> Hooks | Non
     if values.owner_header is None:
         return hooks
     if not values.trust_forwarded:
-        raise ValueError("owner-header needs trust-forwarded")
+        raise ValueError("--owner-header needs --trust-forwarded")
     hooks = hooks or Hooks()
     hooks.authorize.insert(0, owners.named_by(values.owner_header))
     return hooks
@@ -183,7 +188,7 @@ def _expiry_of(values: argparse.Namespace) -> Expiry | None:
     if values.expires is not None:
         return Expiry(values.expires, sliding=values.expires_sliding)
     if values.expires_sliding:
-        raise ValueError("expires-sliding needs expires")
+        raise ValueError("--expires-sliding needs --expires")
     return None
 
 
@@ -220,14 +225,14 @@ def _seconds_of(name: str, value: timedelta | None) -> float | None:
     if value is None:
         return None
     if value <= timedelta(0):
-        raise ValueError(f"{name} must be longer than nothing")
+        raise ValueError(f"--{name} must be longer than nothing")
     return value.total_seconds()
 
 
 def _tls_of(values: argparse.Namespace) -> ssl.SSLContext | None:
     if values.tls_cert is None:
         if values.tls_key is not None:
-            raise ValueError("tls-key needs tls-cert")
+            raise ValueError("--tls-key needs --tls-cert")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:

@@ -31,6 +31,7 @@ class DiskErrors:
         if not isinstance(error, OSError) or isinstance(error, InterruptedError):
             return
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _log.warning("The disk is full: %s", error)
             raise StoreFull from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
             _log.error("The store has no descriptor left: %s", error)

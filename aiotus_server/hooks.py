@@ -82,7 +82,9 @@ class CreatedEvent(HookEvent):
 class FinishEvent(HookEvent):
     """All bytes are in: ``status``, ``headers`` and ``body`` shape the last answer.
 
-    They are kept with the upload and given again to a client that asks again.
+    They are kept with the upload and given again to a client that asks again. ``pre_finish`` may
+    be told of one end more than once: after a crash, or when it refused with 500 or above, or
+    failed. ``idempotency_key`` is the same then.
     """
 
     status: int | None = None

@@ -79,6 +79,14 @@ _kinds: dict[str, tuple[Any, ...]] = {
     "new_id": (Callable,),
 }
 
+_words: dict[Any, str] = {
+    int: "a whole number",
+    str: "a text",
+    Expiry: "an Expiry",
+    type(None): "None",
+    Callable: "a function",
+}
+
 
 def random_id() -> str:
     """128 random bits, 32 characters."""
@@ -172,8 +180,9 @@ class Options:
     def _check_types(self) -> None:
         for name, kinds in _kinds.items():
             value = getattr(self, name)
-            if not isinstance(value, kinds):
-                raise TypeError(f"{name} cannot be {value!r}")
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                expected = " or ".join(_words.get(kind, f"a {kind.__name__}") for kind in kinds)
+                raise TypeError(f"{name} must be {expected}, not {value!r}")
         _require(
             not isinstance(self.algorithms, str),
             "algorithms must be a tuple of names, not one text",

@@ -66,5 +66,10 @@ async def _deliver(server: Server, upload_id: str, call: Call, wait: float) -> b
     except Refuse:
         return True  # recorded with the upload, or to be asked for again
     except TusError as error:
-        _log.error("%s is complete, but could not be finished: %s", upload_id, error)
+        _log.error(
+            "%s is complete, but could not be finished: %s",
+            upload_id,
+            error,
+            exc_info=error.__cause__,
+        )
     return True

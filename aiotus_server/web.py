@@ -302,7 +302,8 @@ def _failed(request: web.Request, method: str, error: TusError) -> web.StreamRes
         if isinstance(error.__cause__, web.HTTPException):
             error = _refused_by(error.__cause__)
         elif error.__cause__ is not None:
-            _log.error("A hook failed", exc_info=error.__cause__)
+            of = f"the upload {error.upload.upload_id}" if error.upload else f"a {request.method}"
+            _log.error("A hook failed for %s", of, exc_info=error.__cause__)
     if isinstance(error, StoreUnavailable):
         _log.error("The store is not available: %s", error.explanation)
     if method != "HEAD":

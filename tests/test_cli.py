@@ -327,9 +327,9 @@ MISTAKES = [
     (["--max-size=10G"], "argument --max-size: '10G' is not a size such as 500MB"),
     (["--expires=soon"], "argument --expires: 'soon' is not a time such as 30m"),
     (["--expires=0"], "Expiry.after must be longer than nothing"),
-    (["--expires-sliding"], "expires-sliding needs expires"),
-    (["--header-timeout=0"], "header-timeout must be longer than nothing"),
-    (["--keepalive-timeout=0"], "keepalive-timeout must be longer than nothing"),
+    (["--expires-sliding"], "--expires-sliding needs --expires"),
+    (["--header-timeout=0"], "--header-timeout must be longer than nothing"),
+    (["--keepalive-timeout=0"], "--keepalive-timeout must be longer than nothing"),
     (["--read-timeout=0"], "read_timeout must be longer than nothing"),
     (["--durability=some"], "argument --durability: 'some' is none of none, complete, always"),
     (["--extensions=creation,magic"], "argument --extensions: 'magic' is none of checksum,"),
@@ -344,7 +344,7 @@ MISTAKES = [
     (["--cors-credentials"], "credentials for any origin would let every page act as the user"),
     (["--hooks=module"], "argument --hooks: 'module' is not module:name"),
     (["--log-level=loud"], "argument --log-level: 'loud' is none of debug, info,"),
-    (["--tls-key=key.pem"], "tls-key needs tls-cert"),
+    (["--tls-key=key.pem"], "--tls-key needs --tls-cert"),
     (["--dir="], "argument --dir: must not be empty"),
     (["--workers=0"], "argument --workers: '0' is not a number of processes: 1 to 999"),
     (["--workers=x"], "argument --workers: 'x' is not a number of processes: 1 to 999"),
@@ -673,6 +673,16 @@ async def test_the_socket_of_a_server_that_runs_is_not_taken(
     assert code == 1
     assert err == f"aiotus-server: cannot listen on {tmp_path / 's'}: another server does\n"
     assert (await unix_request(tmp_path / "s", "OPTIONS", "/files/", {})).status in (200, 204)
+
+
+async def test_a_variable_that_there_is_not_is_told(start: Start) -> None:
+    server = await start(AIOTUS_MAXSIZE="1GiB", AIOTUS_MAX_SIZE="1GiB", AIOTUS_JSON="1")
+    code, err = await server.stop()
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.endswith(
+        "WARNING aiotus_server: There is no variable AIOTUS_MAXSIZE; it is ignored"
+    )
 
 
 # What stands in the way

@@ -194,6 +194,7 @@ async def test_list_as_json_for_those_that_are_asked_for(root: Path) -> None:
         "length": None,
         "expires": None,
         "name": "a",
+        "owner": None,
     }
 
 

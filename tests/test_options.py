@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotus_server import Expiry, Options
+from aiotus_server import Expiry, Options, Refuse
 from aiotus_server.options import EXTENSIONS, random_id
 from aiotus_server.protocol.checksum import algorithms
 from aiotus_server.protocol.uploads import UPLOAD_ID
@@ -48,6 +48,26 @@ HOUR = timedelta(hours=1)
 def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], about: str) -> None:
     with pytest.raises(ValueError, match=about):
         Options(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_rate": 1.5}, "min_rate must be a whole number, not 1.5"),
+        ({"max_bodies": True}, "max_bodies must be a whole number or None, not True"),
+        ({"expiry": HOUR}, "expiry must be an Expiry or None, not datetime.timedelta"),
+        ({"read_timeout": 60}, "read_timeout must be a timedelta, not 60"),
+        ({"new_id": "x"}, "new_id must be a function, not 'x'"),
+    ],
+)
+def test_a_wrong_type_is_told_with_the_right_one(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        Options(**arguments)
+
+
+def test_a_refusal_begins_with_its_status() -> None:
+    with pytest.raises(TypeError, match="status first"):
+        Refuse("no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("after", [timedelta(0), -HOUR])

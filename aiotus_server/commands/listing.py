@@ -113,6 +113,7 @@ def _as_json(upload: Upload, states: list[str]) -> str:
             "created": time_of(upload.created),
             "expires": None if upload.complete else time_of(upload.expires),
             "name": name_of(upload),
+            "owner": upload.owner,
         }
     )
 

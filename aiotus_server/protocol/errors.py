@@ -303,6 +303,8 @@ class Refuse(TusError):
         body: str | bytes = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        if not isinstance(status, int):
+            raise TypeError(f"Refuse takes the status first, a number, not {status!r}")
         if not 400 <= status <= 599:
             raise ValueError(f"a refusal needs a status from 400 to 599, not {status}")
         super().__init__(f"A hook refused the request with {status}.")
