@@ -20,6 +20,7 @@ from .protocol.errors import (
     Refuse,
     ServerStopping,
     TusError,
+    UploadDamaged,
     UploadLocked,
     UploadNotFound,
 )
@@ -39,6 +40,12 @@ _log = getLogger("aiotus_server")
 
 # Whoever completes a partial waits for so many finals; the others are made behind its back.
 JOINED_AT_ONCE = 8
+
+
+class _PartialGone(PartialUnknown):
+    """It has been removed, or never was: nothing can ever be made of it."""
+
+    code = PartialUnknown.code
 
 
 class Concatenation:
@@ -146,13 +153,18 @@ class Concatenation:
         try:
             parts = await self._parts(upload.concat, upload.owner)
         except PartialUnknown:
+            self._join_soon(upload, call)  # or give it up
             return upload
-        if all(part.complete for part in parts.values()) and not self._joining:
-            self._joining = asyncio.ensure_future(self._try_join(upload.upload_id, call))
-            self._joining.add_done_callback(self._joined)
+        if all(part.complete for part in parts.values()):
+            self._join_soon(upload, call)
         lengths = [parts[upload_id].length for upload_id in upload.concat.parts]
         known = [length for length in lengths if length is not None]
         return replace(upload, length=sum(known) if len(known) == len(lengths) else None)
+
+    def _join_soon(self, upload: Upload, call: Call) -> None:
+        if not self._joining:
+            self._joining = asyncio.ensure_future(self._try_join(upload.upload_id, call))
+            self._joining.add_done_callback(self._joined)
 
     def _joined(self, joining: asyncio.Future[Upload | None]) -> None:
         self._joining = None
@@ -169,8 +181,11 @@ class Concatenation:
             return await self._join(upload_id, call)
         except UploadLocked:
             return None  # somebody else is at it
-        except MaxSizeExceeded:
-            await self.abandon([upload_id])  # it can never be made
+        except (MaxSizeExceeded, _PartialGone):
+            await self.abandon([upload_id])
+            return None
+        except PartialUnknown:
+            _log.info("A partial of %s is damaged, or is just being removed", upload_id)
             return None
         except Refuse as refusal:
             return refusal.upload  # recorded with the final, for whoever asks
@@ -231,8 +246,10 @@ class Concatenation:
                 try:
                     part = parts[upload_id] = await self._server.get(upload_id)
                     check_owner(part, owner)
-                except UploadNotFound:
+                except UploadDamaged:
                     raise PartialUnknown from None
+                except UploadNotFound:
+                    raise _PartialGone from None
         return parts
 
     def _check(self, parts: dict[str, Upload], final: Final, call: Call) -> int | None:

@@ -20,7 +20,7 @@ from .hooks import (
     Hooks,
     InterruptedEvent,
 )
-from .protocol.errors import HookFailed, Refuse, TusError, encode_text
+from .protocol.errors import HookFailed, Refuse, TusError, are_headers, encode_text
 from .protocol.uploads import UPLOAD_ID, Outcome, Partial, Upload, is_owner, parse_metadata
 from .stores.base import ReadableStore, Store
 
@@ -90,7 +90,11 @@ class Events:
             return location
         event = CreatedEvent(**self._facts(upload, call.request), location=location)
         await self._hooks.post_create.notify(event)
-        return event.location or location
+        if event.location and are_headers({"Location": event.location}):
+            return event.location
+        if event.location:
+            _log.error("post_create set a location that cannot be sent: %r", event.location)
+        return location
 
     async def pre_receive(self, upload: Upload, call: Call) -> None:
         if self._hooks.pre_receive:
@@ -216,9 +220,11 @@ def _checked(metadata: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
 def _check_outcome(outcome: Outcome) -> None:
     """What pre_finish set, or refused with, will be kept, and sent again and again: it must be
     fit to be sent."""
-    text = [part for field in outcome.headers.items() for part in field]
-    fit = all(isinstance(part, str) and part.isprintable() for part in text)
-    if not fit or not isinstance(outcome.body, bytes) or outcome.status not in _STATUSES:
+    if (
+        not are_headers(outcome.headers)
+        or not isinstance(outcome.body, bytes)
+        or outcome.status not in _STATUSES
+    ):
         _log.error("pre_finish set a status, header or body that cannot be sent: %r", outcome)
         raise HookFailed
 

@@ -233,9 +233,10 @@ class Server:
             not_expired(upload, self.clock())
             check_terminate(upload, complete_allowed=call.options.terminate_complete)
             await self.events.pre_terminate(upload, call)
-            waiting = await self.concatenation.waiting_for(upload)
             with disk_errors():
                 await self.store.terminate(upload)
+            # Behind it: a final that is created now finds out for itself.
+            waiting = await self.concatenation.waiting_for(upload)
             await self.events.post_terminate(upload, call)
         await self.concatenation.abandon(waiting)
 

@@ -138,11 +138,16 @@ async def _accept_on(
     bound: socket.socket, server: Any, options: dict[str, Any]
 ) -> asyncio.AbstractServer:
     loop = asyncio.get_running_loop()
-    if bound.family != socket.AF_UNIX:
-        return await loop.create_server(server, sock=bound, **options)
-    if isinstance(loop, asyncio.SelectorEventLoop) and sys.version_info >= (3, 13):
+    create = loop.create_server if bound.family != socket.AF_UNIX else loop.create_unix_server
+    if not isinstance(loop, asyncio.SelectorEventLoop):
+        return await create(server, sock=bound, **options)
+    if bound.family == socket.AF_UNIX and sys.version_info >= (3, 13):
         options = {**options, "cleanup_socket": False}  # other workers accept there too
-    return await loop.create_unix_server(server, sock=bound, **options)
+    # asyncio accepts so many at a time as may wait, and when there is no descriptor left it logs
+    # each, and tries each again: the log would fill the disk.
+    accepting = await create(server, sock=bound, **{**options, "backlog": 1})
+    bound.listen(BACKLOG)
+    return accepting
 
 
 def _stop_signal(grace: float, supervisor: int | None) -> asyncio.Event:

@@ -47,8 +47,8 @@ async def _remove(server: Server, store: ExpirationStore, upload_id: str) -> boo
             upload = await get_held(store, upload_id)
             if upload.complete or upload.expires is None or upload.expires > server.clock():
                 return False
-            waiting = await server.concatenation.waiting_for(upload)
             await store.terminate(upload)
+            waiting = await server.concatenation.waiting_for(upload)
     except (UploadLocked, UploadNotFound):
         return False
     await server.concatenation.abandon(waiting)

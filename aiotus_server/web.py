@@ -320,7 +320,11 @@ def _refused_by(error: web.HTTPException) -> TusError:
     if error.status < 400:
         _log.error("A hook raised %r, which refuses nothing", error)
         return HookFailed()
-    return Refuse(error.status, error.text or "", error.headers)
+    try:
+        return Refuse(error.status, error.text or "", error.headers)
+    except ValueError as wrong:
+        _log.error("A hook's %r cannot be sent: %s", error, wrong)
+        return HookFailed()
 
 
 def _mark(

@@ -290,11 +290,18 @@ def encode_text(body: str | bytes, headers: Mapping[str, str]) -> tuple[bytes, d
     return body.encode(), {**plain, **headers}
 
 
+def are_headers(headers: Mapping[str, str]) -> bool:
+    """Whether they can be sent: printable texts, with which no other line can begin."""
+    parts = [part for field in headers.items() for part in field]
+    return all(isinstance(part, str) and part.isprintable() for part in parts)
+
+
 class Refuse(TusError):
     """A hook's refusal: ``raise Refuse(403, "text")``.
 
     ``status`` is what the client is answered, with ``body`` (bytes, or text sent as UTF-8)
-    and ``headers``. Nothing is stored after a refusal by ``authorize`` or a ``pre_`` hook.
+    and ``headers``, which must be printable texts. Nothing is stored after a refusal by
+    ``authorize`` or a ``pre_`` hook. Raises TypeError or ValueError for what cannot be sent.
     """
 
     def __init__(
@@ -310,6 +317,8 @@ class Refuse(TusError):
         super().__init__(f"A hook refused the request with {status}.")
         self.answer = status
         self.body, self.headers = encode_text(body, headers or {})
+        if not are_headers(self.headers):
+            raise ValueError(f"a refusal's headers must be printable texts, not {self.headers!r}")
 
 
 # Bodies that end early

@@ -889,3 +889,47 @@ async def test_many_finals_wait_for_one_partial(serve: Serve) -> None:
             while "Upload-Offset" not in (await site.head(final)).headers:
                 await asyncio.sleep(0.01)
             assert (await site.get(final)).body == b"hello"
+
+
+# Partials that go while somebody makes a final of them
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+async def test_a_final_made_while_its_partial_is_removed_is_given_up(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    store = MemoryStore() if kind == "memory" else DiskStore(tmp_path / "uploads")
+    site = await serve(store)
+    part = await site.create(5, Upload_Concat="partial")
+    terminate, finals = store.terminate, []
+
+    async def late(upload: Upload) -> None:
+        if upload.upload_id in part:
+            fields = {"Upload-Concat": f"final;{part}"}
+            finals.append((await site.request("POST", headers=fields)).path)
+        await terminate(upload)
+
+    monkeypatch.setattr(store, "terminate", late)
+    assert (await site.delete(part)).status == 204
+    (final,) = finals
+    assert (await site.request("HEAD", final)).status == 404
+
+
+async def test_head_gives_up_a_final_that_has_lost_its_partial(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As older versions have left some."""
+    store = DiskStore(tmp_path / "uploads")
+    site = await serve(store)
+    part = await site.create(5, Upload_Concat="partial")
+    final = (await site.request("POST", headers={"Upload-Concat": f"final;{part}"})).path
+
+    async def nobody(upload_id: str) -> tuple[str, ...]:
+        return ()
+
+    with monkeypatch.context() as patching:
+        patching.setattr(store, "waiting_for", nobody)
+        assert (await site.delete(part)).status == 204
+    async with asyncio.timeout(10):
+        while (await site.request("HEAD", final)).status != 404:
+            await asyncio.sleep(0.01)

@@ -444,3 +444,10 @@ async def test_a_final_that_cannot_be_made_again_is_damaged(
     (record,) = [record for record in caplog.records if record.levelno >= ERROR]
     assert "a partial of it is gone" in record.getMessage()
     assert (await site.get(parts[0])).body == b"hello "
+
+
+async def test_an_info_file_as_large_as_none_is_not_read(site: Site) -> None:
+    path = await site.create(5)
+    os.truncate(data_file(site, path).with_suffix(".info"), 2**40)
+    assert_refused(await site.get(path), 404)
+    assert_refused(await ask(site, "HEAD", path), 404, method="HEAD")

@@ -1415,3 +1415,41 @@ async def test_hooks_belong_to_their_mount(
     await first.upload(b"hello")
     assert one.moments
     assert two.events == []
+
+
+UNSENDABLE = [{"X-Name": "a\r\nb"}, {"X-Name": 5}, {"X\n": "a"}]
+
+
+@pytest.mark.parametrize("moment", ["authorize", "pre_create", "pre_receive", "pre_terminate"])
+@pytest.mark.parametrize("headers", UNSENDABLE, ids=repr)
+async def test_a_refusal_that_cannot_be_sent_is_an_error_of_the_application(
+    serve: Serve, moment: str, headers: dict[str, Any]
+) -> None:
+    hooks = Hooks()
+    site = await serve(hooks=hooks)
+    path = await site.create(5)
+
+    def refuse(event: Any) -> None:
+        raise Refuse(403, "no", headers)
+
+    getattr(hooks, moment).append(refuse)
+    if moment == "pre_receive":
+        reply = await site.patch(path, 0, b"hello")
+    elif moment == "pre_terminate":
+        reply = await site.delete(path)
+    else:
+        reply = await site.request("POST", headers={"Upload-Length": "5"})
+    assert_refused(reply, 500, "HOOK_FAILED")
+
+
+@pytest.mark.parametrize("location", ["/files/a\r\nX-Evil: b", 5])
+async def test_a_location_that_cannot_be_sent_is_not(serve: Serve, location: Any) -> None:
+    hooks = Hooks()
+
+    @hooks.post_create
+    def move(event: Any) -> None:
+        event.location = location
+
+    site = await serve(hooks=hooks)
+    path = await site.upload(b"hello")
+    assert (await site.get(path)).body == b"hello"

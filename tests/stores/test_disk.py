@@ -21,6 +21,7 @@ from aiotus_server.protocol.errors import (
     UploadDamaged,
     UploadNotFound,
 )
+from aiotus_server.stores import marks
 from aiotus_server.stores.files import Files
 from aiotus_server.stores.layout import Layout
 from aiotus_server.testing import StoreContract, arrived
@@ -126,6 +127,7 @@ async def test_half_an_info_file_is_no_upload(
 CREATES = """
 import asyncio, itertools, sys
 from aiotus_server import DiskStore
+from aiotus_server.stores import marks
 from aiotus_server.stores.files import Files
 from aiotus_server.stores.layout import Layout
 from aiotus_server.testing import StoreContract, arrived
@@ -178,3 +180,21 @@ async def test_a_killed_server_leaves_whole_uploads_or_none(tmp_path: Path) -> N
 def test_what_the_disk_says(number: int, expected: type[Exception]) -> None:
     with pytest.raises(expected), disk_errors():
         raise OSError(number, os.strerror(number))
+
+
+async def test_bytes_that_are_just_being_discarded_do_not_count(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For those who look without the lock, between any two steps of who has it."""
+    upload = await store.create(new("a", 5), arrived())
+    data, read = store.path(upload), marks.read
+
+    def late(root: int, upload_id: str) -> int | None:
+        os.truncate(data, 0)
+        marks.remove(root, upload_id)
+        return read(root, upload_id)
+
+    data.write_bytes(b"hell")
+    with monkeypatch.context() as patching:
+        patching.setattr(marks, "read", late)
+        assert (await store.get("a")).offset == 0

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -344,3 +345,24 @@ async def test_the_root_is_removed_and_all_workers_meet_again_in_a_new_one(
     assert (await exchange(second, "HEAD", path)).offset == 2 * PAGE
     assert (await first.reply()).status == 423
     assert await server.stop() == 0
+
+
+@pytest.mark.parametrize("loop", [[], ["--no-uvloop"]])
+async def test_the_log_does_not_fill_up_when_there_are_more_clients_than_descriptors(
+    start: Start, loop: list[str]
+) -> None:
+    server = await start(*loop, under=("prlimit", "--nofile=48:48"))
+    before = len(server.log)
+    clients = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(100)]
+    for _, writer in clients:
+        writer.write(b"GET /")
+    await asyncio.sleep(2.5)
+    assert len(server.log) - before < 20_000
+    for _, writer in clients:
+        writer.close()
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await server.create(5)
+                return
+            await asyncio.sleep(0.05)
