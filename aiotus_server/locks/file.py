@@ -41,8 +41,8 @@ class FileLocker(Locker):
     """Locks for all processes on this machine that share ``directory``, the store's root say.
 
     Making the object touches no file; it may be made before a fork. The file ``.locks`` in
-    ``directory`` must not be removed while uploads there are in use. Raises NotImplementedError where the
-    system is not Linux.
+    ``directory`` must not be removed while uploads there are in use. Raises NotImplementedError
+    where the system is not Linux.
 
     Processes in different network namespaces exclude each other too, but do not hear each
     other's release requests.

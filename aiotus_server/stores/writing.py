@@ -35,8 +35,9 @@ class FileWriter:
     """Writes behind each other what it is given, from ``offset`` on. Blocking: for threads, one
     at a time.
 
-    ``offset`` is up to where it has written. ``reserve`` is what must stay free on the disk. ``write_back`` has the disk begin with what is
+    ``offset`` is up to where it has written. ``write_back`` has the disk begin with what is
     there. ``settled`` is called when the page in which the file ended is on the disk.
+    ``reserve`` bytes must stay free on it.
     """
 
     def __init__(
