@@ -111,7 +111,9 @@ class Finishing(Look):
         if upload is None:
             yield Finding("mark-left", subject, "there is no such upload", upload_id)
         elif upload.complete:
-            text = "it is complete, and its hooks have not run to their end; the next start runs them"
+            text = (
+                "it is complete, and its hooks have not run to their end; the next start runs them"
+            )
             yield Finding("not-told", subject, text, upload_id)
 
 
