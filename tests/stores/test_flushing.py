@@ -51,6 +51,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk()
     monkeypatch.setattr(flushing, "can_sync", lambda fd: True)
     monkeypatch.setattr(flushing, "sync_file_system", lambda fd: disk.flush("all"))
+    monkeypatch.setattr(flushing, "LONG", 1000)  # however busy the machine is
     return disk
 
 
@@ -135,7 +136,7 @@ async def test_not_for_a_while_after_it_took_long(
     assert together == 1
     await flush(flushes, disk, MANY)
     assert disk.together == together
-    monkeypatch.setattr(flushing, "LONG", 10)
+    monkeypatch.setattr(flushing, "LONG", 1000)
     flushes._not_before = 0  # noqa: SLF001
     await flush(flushes, disk, MANY)
     assert disk.together > together
@@ -149,7 +150,10 @@ async def test_not_on_a_file_system_that_is_not_known(
     assert disk.together == 0
 
 
-async def test_after_many_few_are_flushed_together_too(disk: Disk) -> None:
+async def test_after_many_few_are_flushed_together_too(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flushing, "MOMENT", 1000)
     flushes = Flushes(0)
     await flush(flushes, disk, MANY)
     disk.flushed.clear()
