@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _head = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) (\S+): (.*)")
+# Printed when all workers are there: the first of them may have refused something before.
+_announcement = re.compile(r"aiotus-server \S+: uploads to ")
 _frame = re.compile(r'\s*File "(.*)", line \d+, in (\S+)')
 GONE = "aiohttp.client_exceptions.ClientConnectionResetError: "
 FINE = ("The checksum crc64nvme is slow here",)
@@ -73,7 +75,8 @@ def _records(lines: Iterable[str]) -> Iterator[list[str]]:
     record: list[str] = []
     for line in lines:
         text = line.rstrip("\n")
-        if record and (_head.match(text) or OUTSIDE in text or not _head.match(record[0])):
+        begins = _head.match(text) or OUTSIDE in text or _announcement.match(text)
+        if record and (begins or not _head.match(record[0])):
             yield record
             record = []
         record.append(text)

@@ -46,7 +46,7 @@ async def test_the_server_stands_it(tmp_path: Path, flags: list[str]) -> None:
     report = tmp_path / "report.json"
     options = ["--requests=300", "--dir=.", f"--json={report}", *flags]
     result = await ended(await begun("fuzz.py", *options, folder=tmp_path))
-    assert result.code == 0, result
+    assert result.code == 0, result.out + result.err
     assert "found: nothing" in result.out
     assert sum(json.loads(report.read_text())["attacks"].values()) == 300
     assert list(tmp_path.iterdir()) == [report]
@@ -206,6 +206,7 @@ def test_files_outside_of_the_folder_are_seen(
 
 # The log.
 
+ANNOUNCEMENT = "aiotus-server 0.1.0: uploads to http://127.0.0.1:1/files/ are stored in /up"
 HEAD = "2026-01-01 00:00:00,000"
 OF_PARSER = f"{HEAD} INFO aiohttp.server: Error handling request from 127.0.0.1: BadHttpMessage"
 IN_A_ROUTE = [
@@ -221,6 +222,8 @@ IN_A_ROUTE = [
     [
         ([f"{HEAD} INFO aiotus_server: started"], 0),
         ([OF_PARSER], 0),
+        ([OF_PARSER, ANNOUNCEMENT], 0),
+        ([*IN_A_ROUTE, ANNOUNCEMENT], 1),
         (IN_A_ROUTE, 1),
         ([OF_PARSER, *IN_A_ROUTE], 1),
         ([OF_PARSER, *IN_A_ROUTE[1:]], 1),
