@@ -177,6 +177,15 @@ class Events:
         else:
             await self._forget(upload)  # noted again by whoever completes it
 
+    async def deliver_before_removal(self, upload: Upload, call: Call) -> None:
+        """What nobody could be told of later: the end of an upload that had been acknowledged."""
+        if upload.outcome is None or upload.refused or not self._hooks.post_finish:
+            return
+        with disk_errors():
+            due = await self._store.is_undelivered(upload.upload_id)
+        if due:
+            await self._tell_finished(upload, call)
+
     async def pre_terminate(self, upload: Upload, call: Call) -> None:
         if self._hooks.pre_terminate:
             await _judge(self._hooks.pre_terminate, HookEvent(**self._facts(upload, call.request)))

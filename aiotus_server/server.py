@@ -233,6 +233,7 @@ class Server:
             not_expired(upload, self.clock())
             check_terminate(upload, complete_allowed=call.options.terminate_complete)
             await self.events.pre_terminate(upload, call)
+            await self.events.deliver_before_removal(upload, call)
             with disk_errors():
                 await self.store.terminate(upload)
             # Behind it: a final that is created now finds out for itself.

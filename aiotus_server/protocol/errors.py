@@ -345,7 +345,7 @@ class BodyTooSlow(TusError):
     status = 408
 
     def __init__(self, rate: int) -> None:
-        super().__init__(f"The body came at less than {rate} bytes a second; what came is kept.")
+        super().__init__(f"The body came at less than {rate} bytes a second.")
 
 
 class TooManyBodies(TusError):
@@ -378,7 +378,7 @@ class UploadDisplaced(TusError):
     retry_after = 1
 
     def __init__(self) -> None:
-        super().__init__("Another request took the upload over; what came is kept.")
+        super().__init__("Another request took the upload over.")
 
 
 class ServerStopping(TusError):

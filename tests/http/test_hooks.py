@@ -1253,6 +1253,29 @@ async def test_post_finish_alone_runs_once(serve: Serve) -> None:
 # Termination and expiry
 
 
+async def test_an_end_is_told_before_the_upload_is_removed(serve: Serve) -> None:
+    """Nobody could tell of it later: the first time may have failed, or a crash come between."""
+    hooks, told = Hooks(), []
+
+    @hooks.post_finish
+    async def fail_once(event: Any) -> None:
+        told.append(event.idempotency_key)
+        if len(told) == 1:
+            raise ValueError
+
+    @hooks.post_terminate
+    async def removed(event: Any) -> None:
+        told.append("removed")
+
+    site = await serve(hooks=hooks)
+    path = await site.upload(b"abc")
+    assert (await site.delete(path)).status == 204
+    assert told == [told[0], told[0], "removed"]
+    path = await site.upload(b"abc")
+    assert (await site.delete(path)).status == 204
+    assert told[3:] == [told[3], "removed"]
+
+
 async def test_termination_events_come_before_and_after(serve: Serve, recorder: Recorder) -> None:
     contents: list[bytes] = []
 
