@@ -129,11 +129,14 @@ class Files(Joining):
     def append_whole(self, upload: Upload, body: Body, later: bool = False) -> Upload:
         """``later`` leaves it to ``flush``."""
         pieces = body.take()
-        self._note_if_last(upload, sum(map(len, pieces)))
+        size = sum(map(len, pieces))
+        self._note_if_last(upload, size)
+        # It has been verified, but a kill may come between two pages of it.
+        atomic = body.atomic and upload.offset % PAGE + size > PAGE
         with self._doubting(upload), closing_data(self._open_data(upload)) as fd:
             if pieces:
-                self._writer(upload, fd, body, atomic=False).write(pieces, last=True)
-            return self._appended(upload, fd, later=later)
+                self._writer(upload, fd, body, atomic=atomic).write(pieces, last=True)
+            return self._appended(upload, fd, marked=atomic, later=later)
 
     @contextmanager
     def _doubting(self, upload: Upload) -> Iterator[None]:

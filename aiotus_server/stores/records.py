@@ -17,6 +17,7 @@ from .durability import Durability
 from .journal import ExpiryJournal
 from .quarantine import put_aside
 from .snapshots import Snapshots
+from .writing import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,9 +113,13 @@ class Records(Snapshots):
             return act(*args, **kwargs)
 
     def _write_first_info(self, upload: Upload, fd: int, later: bool) -> None:
-        """Without the cost of a rename: until its last byte is there it is no info file, and
-        what there is counts as no upload."""
-        write_all(fd, [infofile.encode(upload)], 0)
+        """Without the cost of a rename: an empty one counts as no upload, and a kill can only come
+        between two pages."""
+        text = infofile.encode(upload)
+        if len(text) > PAGE:
+            self._write_info(upload)
+            return
+        write_all(fd, [text], 0)
         if not later and self.must_sync(upload):
             os.fsync(fd)
             self._sync_names(upload)

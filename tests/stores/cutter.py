@@ -1,5 +1,6 @@
 """``python -m tests.stores.cutter FOLDER``: every operation of a disk store, killed before each of
-its calls of the system, each time on a store of its own: ``FOLDER/<operation>/<call>``."""
+its calls of the system, and between the pages that one writes, every time on a store of its own:
+``FOLDER/<operation>/<call>`` and ``FOLDER/<operation>/<call>-half``."""
 
 from __future__ import annotations
 
@@ -16,22 +17,24 @@ from aiotus_server.protocol.uploads import Final, Outcome, Partial, Upload
 from aiotus_server.stores.durability import Durability
 from aiotus_server.stores.files import Files
 from aiotus_server.stores.layout import Layout
+from aiotus_server.stores.writing import PAGE
 from aiotus_server.testing import arrived, sha1_of, streamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiotus_server.body import Body
+    from aiotus_server.protocol.checksum import Checksum
 
 KILLED = 77
+PAGES = bytes(range(256)) * (PAGE * 4 // 256)  # of the upload ``pages``
+LONG = f"filename {'YQ==' * PAGE}"  # an info file of several pages
 LATER = datetime.now(UTC) + timedelta(hours=1)
 # All that changes a file system, or could.
+WRITES = ("write", "pwrite", "pwritev", "writev")
 CALLS = (
+    *WRITES,
     "open",
-    "write",
-    "pwrite",
-    "pwritev",
-    "writev",
     "ftruncate",
     "fsync",
     "link",
@@ -50,20 +53,22 @@ def new(upload_id: str, length: int | None = 5, **facts: Any) -> Upload:
     return Upload(upload_id, 0, length, datetime.now(UTC), **facts)
 
 
-def whole(data: bytes) -> Body:
-    body = arrived(data)
+def whole(data: bytes, checksum: Checksum | None = None) -> Body:
+    body = arrived(data, checksum=checksum)
     assert body.buffered()
     return body
 
 
 class Store:
-    """With what operations need: ``half`` (2 of 5 bytes), ``done``, partials ``one`` and ``two``,
-    the final ``waiting`` for them, ``ready`` to be published, and ``broken``."""
+    """With what operations need: ``half`` (2 of 5 bytes), ``pages`` (the first of them), ``done``,
+    partials ``one`` and ``two``, the final ``waiting`` for them, ``ready`` to be published, and
+    ``broken``."""
 
     def __init__(self, root: Path) -> None:
         self.files = Files(Layout(root, shared=False), Durability.ALWAYS)
         self.published = str(root.with_name(f"{root.name}.published"))
         self.create("half", b"he", expires=LATER)
+        self.create("pages", PAGES[:PAGE], length=len(PAGES))
         self.create("done", b"hello")
         self.create("one", b"hello", concat=Partial(), concat_header="partial")
         self.create("two", b"world", concat=Partial(), concat_header="partial")
@@ -89,6 +94,11 @@ class Store:
             os.close(writer.fd)
             self.files.rewind(upload)
 
+    def append_verified(self) -> None:
+        """Under a checksum that was right, of a body that had come whole."""
+        body = whole(PAGES[PAGE:], sha1_of(PAGES[PAGE:]))
+        self.files.append_whole(self.files.get("pages"), body)
+
     def concatenate(self, upload: Upload) -> None:
         parts = [self.files.get("one"), self.files.get("two")]
         self.files.concatenate(upload, parts, lambda: False)
@@ -104,10 +114,12 @@ class Store:
 OPERATIONS: dict[str, Callable[[Store], object]] = {
     "create-empty": lambda store: store.create("new", b"", expires=LATER),
     "create-whole": lambda store: store.create("new", b"hello"),
+    "create-long": lambda store: store.create("new", b"hello", metadata=LONG),
     "create-waiting": lambda store: store.create(
         "new", b"", length=None, concat=Final(("one", "done")), expires=LATER
     ),
     "append": lambda store: store.files.append_whole(store.files.get("half"), whole(b"llo")),
+    "append-verified": lambda store: store.append_verified(),
     "append-right": lambda store: store.append(right=True),
     "append-wrong": lambda store: store.append(right=False),
     "declare": lambda store: store.files.declare_length(replace(store.files.get("half"), length=9)),
@@ -129,30 +141,36 @@ OPERATIONS: dict[str, Callable[[Store], object]] = {
 }
 
 
-def kill_before(call: int) -> None:
-    """End this process as SIGKILL would, before its ``call``-th call from now on."""
+def kill_at(call: int, *, half: bool) -> None:
+    """End this process as SIGKILL would, before its ``call``-th call from now on, or when that
+    has written ``half``: so many of its pages."""
     numbers = count()
 
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if next(numbers) == call:
-                os._exit(KILLED)
-            return function(*args, **kwargs)
+            if next(numbers) != call:
+                return function(*args, **kwargs)
+            if half and name in WRITES:
+                fd, data, *rest = args
+                data = data if isinstance(data, bytes) else b"".join(data)
+                data = data[: len(data) // 2 // PAGE * PAGE]
+                function(fd, data if name in ("write", "pwrite") else [data], *rest)
+            os._exit(KILLED)
 
         return wrapper
 
     for name in CALLS:
         if hasattr(os, name):
-            setattr(os, name, counted(getattr(os, name)))
+            setattr(os, name, counted(name, getattr(os, name)))
 
 
-def cut_off(root: Path, operation: str, call: int) -> bool:
+def cut_off(root: Path, operation: str, call: int, *, half: bool) -> bool:
     """Whether ``operation`` had so many calls."""
     root.mkdir(parents=True)
     pid = os.fork()
     if pid == 0:
         store = Store(root)
-        kill_before(call)
+        kill_at(call, half=half)
         OPERATIONS[operation](store)
         os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -164,8 +182,10 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for operation in OPERATIONS:
         for call in count():
-            if not cut_off(folder / operation / str(call), operation, call):
+            place = folder / operation / str(call)
+            if not cut_off(place, operation, call, half=False):
                 break
+            cut_off(place.with_name(f"{call}-half"), operation, call, half=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from aiotus_server import DiskStore
 from aiotus_server.cli import main
 from aiotus_server.protocol.errors import UploadNotFound
 from aiotus_server.stores.verify import KINDS, Repair, verification
+from aiotus_server.stores.writing import PAGE
 from aiotus_server.testing import StoreContract, arrived
 
 from ..processes import REPOSITORY
-from .cutter import OPERATIONS
+from .cutter import OPERATIONS, PAGES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +102,9 @@ async def _go_on(root: Path, operation: str) -> None:
         if not upload.complete:
             rest = arrived(b"hello"[upload.offset :])
             assert (await store.append(upload, rest)).offset == 5
+    upload = await store.get("pages")
+    assert upload.offset in (PAGE, len(PAGES))  # a body under a checksum counts whole
+    assert store.path(upload).read_bytes()[: upload.offset] == PAGES[: upload.offset]
     for upload_id in ("new", "final"):
         await _can_be_made(store, upload_id)
     await store.close()
