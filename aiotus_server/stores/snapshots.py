@@ -77,12 +77,14 @@ class Snapshots:
             # Whoever discards unverified bytes cuts them off, and then removes the mark.
             now = os.stat(self._name(upload_id), dir_fd=self._root, follow_symlinks=False)
             facts = min(facts, now, key=lambda found: found.st_size)
-        joined = isinstance(upload.concat, Final) and upload.concat.joined
-        if joined and (facts.st_size != upload.length or mark is not None):
-            size = facts.st_size if mark is None else min(mark, facts.st_size)
-            why = f"{size} bytes of its {upload.length} are there"
+        return self._checked(upload, self._snapshot(upload, facts, mark))
+
+    def _checked(self, upload: Upload, there: Upload) -> Upload:
+        """``there``, what is there of ``upload``, if that is possible."""
+        whole = there.offset == upload.length and not there.unverified
+        if isinstance(upload.concat, Final) and upload.concat.joined and not whole:
+            why = f"{there.offset} bytes of its {upload.length} are there"
             return self._to_be_joined_again(upload, UploadDamaged("data-cut-short", why))
-        there = self._snapshot(upload, facts, mark)
         if upload.outcome is not None and not there.complete:
             # The application has had it whole: it must not be resumed, nor expire.
             why = f"it was finished, and {there.offset} bytes of its {upload.length} are there"
