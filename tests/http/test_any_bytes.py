@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 OPTIONS = Options(read_timeout=timedelta(seconds=1), lock_timeout=timedelta(seconds=2))
-AT_ONCE = 0.5  # seconds
+AT_ONCE = 5.0  # seconds; a lock that somebody still has is answered 423 before
 PATIENCE = 0.02  # seconds without an answer to what may be no request
 EXAMPLES = settings(max_examples=200, deadline=None, print_blob=True)
 LENGTH = 100
