@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,18 +21,20 @@ from .hooks import (
     Hooks,
     InterruptedEvent,
 )
-from .protocol.errors import HookFailed, Refuse, TusError, are_headers, encode_text
+from .protocol.errors import HookFailed, Refuse, TusError
+from .protocol.sendable import are_headers, encode_text
 from .protocol.uploads import UPLOAD_ID, Outcome, Partial, Upload, is_owner, parse_metadata
 from .stores.base import ReadableStore, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from .call import Call
 
 _log = getLogger("aiotus_server")
 _Event = TypeVar("_Event")
+_ERRORS = range(400, 600)
 _STATUSES = {None, *range(200, 600)}
 
 
@@ -49,6 +52,12 @@ class Events:
     @property
     def judges_ends(self) -> bool:
         return bool(self._hooks.pre_finish)
+
+    @property
+    def deaf(self) -> bool:
+        """There are none of the hooks for the sake of which ends are noted."""
+        hooks = self._hooks
+        return not (hooks.pre_finish or hooks.post_finish or hooks.pre_create)
 
     async def authorize(self, verb: str, upload_id: str | None, request: Any) -> str | None:
         """Who asks, if the hooks say so."""
@@ -139,6 +148,7 @@ class Events:
         event = FinishEvent(**self._facts(upload, call.request))
         try:
             await _judge(self._hooks.pre_finish, event)
+            outcome = _outcome_of(event)
         except Refuse as refusal:
             if refusal.answer < 500:
                 outcome = Outcome(refusal.answer, refusal.headers, refusal.body)
@@ -148,9 +158,6 @@ class Events:
                     await self._store.delivered(upload.upload_id)
             refusal.upload = upload
             raise
-        body, headers = encode_text(event.body, event.headers)
-        outcome = Outcome(event.status, headers if body else dict(event.headers), body)
-        _check_outcome(outcome)
         with disk_errors():
             upload = await self._store.finish(upload, outcome)
         await self._tell_finished(upload, call)
@@ -219,11 +226,28 @@ class Events:
 
 def _checked(metadata: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
     """What pre_create set, which must be of the types that the info file keeps."""
+    if not isinstance(metadata, Mapping):
+        _log.error("pre_create must set metadata of str to bytes or None, not %r", metadata)
+        raise HookFailed
     for key, value in metadata.items():
         if not isinstance(key, str) or not (value is None or isinstance(value, bytes)):
             _log.error("pre_create must set metadata of str to bytes or None, not %r", key)
             raise HookFailed
     return dict(metadata)
+
+
+def _outcome_of(event: FinishEvent) -> Outcome:
+    """What pre_finish has set. Raises Refuse for the status of an error, as if it was raised."""
+    try:
+        if event.status is not None and event.status in _ERRORS:
+            raise Refuse(event.status, event.body, event.headers)
+        body, headers = encode_text(event.body, event.headers)
+    except (TypeError, ValueError) as error:
+        _log.error("pre_finish set what cannot be sent: %s", error)
+        raise HookFailed from None
+    outcome = Outcome(event.status, headers if body else dict(event.headers), body)
+    _check_outcome(outcome)
+    return outcome
 
 
 def _check_outcome(outcome: Outcome) -> None:
@@ -239,7 +263,10 @@ def _check_outcome(outcome: Outcome) -> None:
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    absolute = os.path.abspath(path)
+    if not isinstance(path, (str, os.PathLike)):
+        _log.error("pre_create set a path that is none: %r", path)
+        raise HookFailed
+    absolute = os.fsdecode(os.path.abspath(path))
     if "\0" in absolute:
         _log.error("pre_create set a path with a NUL: %r", absolute)
         raise HookFailed

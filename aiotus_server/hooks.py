@@ -13,6 +13,7 @@ from logging import getLogger
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    import os
     from contextlib import AbstractAsyncContextManager
 
     from .protocol.errors import TusError
@@ -62,13 +63,14 @@ class CreateEvent(HookEvent):
     """Before an upload is created: set ``upload_id``, ``metadata`` or ``path``.
 
     ``metadata`` set here belongs to the application; HEAD shows what the client sent.
-    ``path`` is where the finished file shall be published. Nothing is replaced: if there is a
+    ``path`` is where the finished file shall be published, relative to the working directory of
+    the server's process unless it is absolute. Nothing is replaced: if there is a
     file already, the creation is answered 409. A name from the client's metadata may have
     slashes in it; take ``PurePath(name).name``.
     """
 
     upload_id: str
-    path: str | None = None
+    path: str | os.PathLike[str] | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,7 +82,8 @@ class CreatedEvent(HookEvent):
 
 @dataclass(kw_only=True, slots=True)
 class FinishEvent(HookEvent):
-    """All bytes are in: ``status``, ``headers`` and ``body`` shape the last answer.
+    """All bytes are in: ``status``, ``headers`` and ``body`` shape the last answer. A status from
+    400 on refuses, like ``raise Refuse``.
 
     They are kept with the upload and given again to a client that asks again. ``pre_finish`` may
     be told of one end more than once: after a crash, or when it refused with 500 or above, or
@@ -128,7 +131,9 @@ class HookList(list[Callable[[_Event], Any]], Generic[_Event]):
                     await result
             except Exception:
                 quiet = False
-                _log.exception("The hook %r failed", hook)
+                upload = getattr(event, "upload", None)
+                of = f" for the upload {upload.upload_id}" if upload else ""
+                _log.exception("The hook %r failed%s", hook, of)
         return quiet
 
 

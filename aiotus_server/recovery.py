@@ -11,7 +11,7 @@ from .locks import Purpose
 from .protocol.errors import Refuse, TusError, UploadLocked, UploadNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from .call import Call
     from .server import Server
@@ -37,7 +37,16 @@ async def recover(server: Server, call: Call) -> None:
 
 async def deliver_all(server: Server, call: Call) -> None:
     with disk_errors():
-        upload_ids: Iterable[str] = await server.store.undelivered()
+        upload_ids: Collection[str] = await server.store.undelivered()
+    if server.events.deaf:
+        if upload_ids:
+            _log.warning(
+                "The application was not told of the end of %d %s, and has no hooks now: noted "
+                "until it has",
+                len(upload_ids),
+                "upload" if len(upload_ids) == 1 else "uploads",
+            )
+        return
     for wait in LOCK_WAITS:
         upload_ids = [
             upload_id

@@ -21,12 +21,14 @@ from .hooks import Hooks
 from .locks import Declined, Lock, Locker, MemoryLocker, Purpose
 from .protocol.errors import (
     FinalNotAppendable,
+    PathTaken,
     RequestTooLong,
     ServerStopping,
     StoreFull,
     TusError,
     UploadDamaged,
     UploadDisplaced,
+    StoreUnavailable,
     UploadLocked,
     UploadNotFound,
     UploadTerminated,
@@ -206,7 +208,11 @@ class Server:
 
     async def inspect(self, upload_id: str, call: Call) -> Upload:
         """HEAD. Whoever is appending is asked to let go, so that the offset is the last word;
-        but not from under a checksum, since its bytes would be discarded."""
+        but not from under a checksum, since its bytes would be discarded.
+
+        Clients take a full offset for the end. So where ``pre_finish`` or publishing has failed it
+        is tried again first, and raises what it does; UploadLocked while it is under way.
+        """
         if not self._open:
             await self.start()
         await self._check_owner(upload_id, call)
@@ -215,9 +221,13 @@ class Server:
                 upload = await self._held(upload_id, call)
                 if upload.unverified:
                     upload = await self.reception.mended(upload)
+                if await self._is_unfinished(upload):
+                    upload = await self._finished(upload, call)
         except Declined:
             upload = await self.get(upload_id)
             check_owner(upload, call.owner)
+            if await self._is_unfinished(upload):
+                raise UploadLocked from None
         not_expired(upload, self.clock())
         if isinstance(upload.concat, Final):
             upload = await self.concatenation.look_at(upload, call)
@@ -251,9 +261,8 @@ class Server:
             upload = await self.concatenation.look_at(upload, call)
         check_read(upload)
         if upload.outcome is None and self.events.judges_ends:
-            # Their outcome may come meanwhile, and then the note of it goes.
-            with disk_errors():
-                due = await self.store.is_undelivered(upload_id)
+            due = await self._is_unfinished(upload)
+            # The outcome may have come meanwhile, and then the note of it is gone.
             upload = await self.get(upload_id)
             check_read(upload, judged=not due)
         return upload
@@ -270,6 +279,24 @@ class Server:
             raise FinalNotAppendable
 
     # What the verbs are made of
+
+    async def _is_unfinished(self, upload: Upload) -> bool:
+        """Whether all bytes are in, and what is to be done then is under way or has failed: its
+        client must not take it for the end."""
+        if not upload.complete or upload.outcome is not None:
+            return False
+        if not (self.events.judges_ends or upload.path):
+            return False
+        with disk_errors():
+            return await self.store.is_undelivered(upload.upload_id)
+
+    async def _finished(self, upload: Upload, call: Call) -> Upload:
+        """Try it once more."""
+        try:
+            return await self.events.finish(self.events.expected(upload), call)
+        except PathTaken as taken:
+            # Its status would have clients begin anew.
+            raise StoreUnavailable(f"{upload.upload_id} cannot be published: {taken}") from taken
 
     async def _check_owner(self, upload_id: str, call: Call) -> None:
         """Before the lock is asked for, where requests have names: others disturb nobody.

@@ -42,6 +42,7 @@ from .protocol.headers import (
 )
 from .protocol.requests import Append, Create, Offer, parse_append, parse_create
 from .protocol.responses import Answer
+from .protocol.sendable import FRAMING
 from .protocol.uploads import UPLOAD_ID
 from .recovery import recover
 from .stores.base import ReadableStore
@@ -321,7 +322,8 @@ def _refused_by(error: web.HTTPException) -> TusError:
         _log.error("A hook raised %r, which refuses nothing", error)
         return HookFailed()
     try:
-        return Refuse(error.status, error.text or "", error.headers)
+        headers = {k: v for k, v in error.headers.items() if k.lower() not in FRAMING}
+        return Refuse(error.status, error.text or "", headers)
     except ValueError as wrong:
         _log.error("A hook's %r cannot be sent: %s", error, wrong)
         return HookFailed()

@@ -318,6 +318,10 @@ def protect(event):
     if event.upload.upload_id == "kept":
         raise Refuse(403, "this one stays")
 
+@hooks.post_finish
+def end(event):
+    print("end of", event.upload.upload_id, flush=True)
+
 @hooks.post_terminate
 def tell(event):
     print("told of", event.upload.upload_id, flush=True)
@@ -349,6 +353,16 @@ async def test_rm_removes_as_delete_does(root: Path, tmp_path: Path) -> None:
     assert {path.name for path in root.glob("??/*")} == {"kept", "kept.info"}
     assert len(list(root.glob("quarantine/broken.*/*"))) == 2
     assert (await run("rm", "kept", AIOTUS_DIR=str(root))).out == "kept removed\n"
+
+
+async def test_rm_tells_of_an_end_that_was_not_told(root: Path, tmp_path: Path) -> None:
+    """A crash came between: nobody could tell of it later."""
+    async with opened(root) as store:
+        upload = await store.create(new("done", finish_due=True), arrived(b"hello"))
+        await store.finish(upload, Outcome())
+    (tmp_path / "mine.py").write_text(REMOVAL)
+    result = await run("rm", "--dir", str(root), "--hooks=mine:hooks", "done", cwd=tmp_path)
+    assert (result.code, result.out) == (0, "end of done\ntold of done\ndone removed\n")
 
 
 async def test_rm_takes_no_paths(root: Path) -> None:

@@ -97,9 +97,10 @@ async def _remove(server: Server, upload_id: str) -> None:
     async with server.lock(upload_id, Purpose.TERMINATE, options):
         upload = await get_held(server.store, upload_id)
         await server.events.pre_terminate(upload, call)
-        waiting = await server.concatenation.waiting_for(upload)
+        await server.events.deliver_before_removal(upload, call)
         with disk_errors():
             await server.store.terminate(upload)
+        waiting = await server.concatenation.waiting_for(upload)
         await server.events.post_terminate(upload, call)
     await server.concatenation.abandon(waiting)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, ClassVar
 
+from .sendable import are_headers, encode_text
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -281,26 +283,11 @@ class TerminationForbidden(TusError):
         super().__init__("A complete upload cannot be terminated here.")
 
 
-def encode_text(body: str | bytes, headers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-    """Text as UTF-8, with the Content-Type that says so unless there is one."""
-    if isinstance(body, bytes):
-        return body, dict(headers)
-    typed = any(name.lower() == "content-type" for name in headers)
-    plain = {} if typed else {"Content-Type": "text/plain; charset=utf-8"}
-    return body.encode(), {**plain, **headers}
-
-
-def are_headers(headers: Mapping[str, str]) -> bool:
-    """Whether they can be sent: printable texts, with which no other line can begin."""
-    parts = [part for field in headers.items() for part in field]
-    return all(isinstance(part, str) and part.isprintable() for part in parts)
-
-
 class Refuse(TusError):
     """A hook's refusal: ``raise Refuse(403, "text")``.
 
     ``status`` is what the client is answered, with ``body`` (bytes, or text sent as UTF-8)
-    and ``headers``, which must be printable texts. Nothing is stored after a refusal by
+    and ``headers``, printable texts that do not say where the answer ends. Nothing is stored after a refusal by
     ``authorize`` or a ``pre_`` hook. Raises TypeError or ValueError for what cannot be sent.
     """
 
@@ -318,7 +305,8 @@ class Refuse(TusError):
         self.answer = status
         self.body, self.headers = encode_text(body, headers or {})
         if not are_headers(self.headers):
-            raise ValueError(f"a refusal's headers must be printable texts, not {self.headers!r}")
+            why = "must be printable texts, and leave to the server where the answer ends"
+            raise ValueError(f"a refusal's headers {why}: {self.headers!r}")
 
 
 # Bodies that end early

@@ -455,7 +455,6 @@ async def test_refusal_of_finish_that_cannot_be_sent_is_not_kept(
     site = await serve(hooks=hooks)
     path = await site.create(5)
     assert (await site.patch(path, 0, b"hello")).status == 500
-    assert (await site.head(path)).offset == 5
     hooks.pre_finish.clear()
     assert (await site.patch(path, 5, b"")).status == 204
     assert (await site.get(path)).body == b"hello"
@@ -501,8 +500,8 @@ async def test_error_in_a_judging_hook_is_500_and_logged(
     assert (reply.status, reply.code) == (500, "HOOK_FAILED")
     assert b"swordfish" not in reply.body
     assert "swordfish" in caplog.text
-    assert (await site.head(judged.path)).offset == (5 if moment == "pre_finish" else 2)
     assert recorder.of("post_finish") == recorder.of("post_terminate") == []
+    assert (await site.head(judged.path)).offset == (5 if moment == "pre_finish" else 2)
 
 
 async def test_error_in_authorize_drops_a_head(serve: Serve) -> None:
@@ -516,6 +515,110 @@ async def test_error_in_authorize_drops_a_head(serve: Serve) -> None:
     connection = await site.connect()
     await connection.send_head("HEAD", "/files/x", TUS)
     assert await connection.closed()
+
+
+async def is_dropped(site: Site, path: str) -> bool:
+    """Whether a HEAD gets no answer."""
+    connection = await site.connect()
+    await connection.send_head("HEAD", path, TUS)
+    return await connection.closed()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError(), Refuse(503), 503])
+async def test_a_head_does_not_tell_the_end_before_pre_finish_has_let_it_pass(
+    serve: Serve, recorder: Recorder, failure: Any
+) -> None:
+    """tus-js-client and tuspy ask for the offset after a 5xx, and take a full one for success."""
+    failures = [failure, failure, failure]
+
+    @recorder.hooks.pre_finish
+    def fail(event: Any) -> None:
+        if not failures:
+            return
+        if isinstance(failure, Exception):
+            raise failures.pop()
+        event.status = failures.pop()
+
+    site = await serve(hooks=recorder.hooks)
+    path = await site.create(5)
+    assert (await site.patch(path, 0, b"hello")).status in (500, 503)
+    assert await is_dropped(site, path)
+    assert await is_dropped(site, path)
+    assert recorder.of("post_finish") == []
+    reply = await site.head(path)
+    assert (reply.status, reply.offset) == (200, 5)
+    assert len(recorder.of("post_finish")) == 1
+    assert (await site.get(path)).body == b"hello"
+
+
+async def test_a_refusal_that_a_head_meets_is_its_answer(serve: Serve, recorder: Recorder) -> None:
+    refusals = [Refuse(415, "no video"), Refuse(503)]
+
+    @recorder.hooks.pre_finish
+    def refuse(event: Any) -> None:
+        raise refusals.pop()
+
+    site = await serve(hooks=recorder.hooks)
+    path = await site.create(5)
+    assert (await site.patch(path, 0, b"hello")).status == 503
+    assert (await site.head(path)).status == 415
+    reply = await site.patch(path, 5, b"")
+    assert (reply.status, reply.body) == (415, b"no video")
+
+
+async def test_a_status_of_an_error_refuses(serve: Serve, recorder: Recorder) -> None:
+    @recorder.hooks.pre_finish
+    def refuse(event: Any) -> None:
+        event.status, event.body, event.headers = 415, "no video", {"X-Why": "codec"}
+
+    site = await serve(hooks=recorder.hooks)
+    path = await site.create(5)
+    for data in (b"hello", b""):
+        reply = await site.patch(path, 5 - len(data), data)
+        assert (reply.status, reply.body, reply.headers["X-Why"]) == (415, b"no video", "codec")
+    assert recorder.moments.count("pre_finish") == 1
+    assert recorder.of("post_finish") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("headers", {name: "3"}) for name in ("Content-Length", "transfer-encoding", "X Y")),
+        *(("headers", None), ("body", {"a": 1}), ("body", 5), ("status", "200")),
+    ],
+)
+async def test_what_cannot_be_sent_is_an_error_of_the_application(
+    serve: Serve, name: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the client of a creation still learns where its upload is."""
+    hooks = Hooks()
+
+    @hooks.pre_finish
+    def shape(event: Any) -> None:
+        setattr(event, name, value)
+
+    site = await serve(hooks=hooks)
+    headers = {"Upload-Length": "5", **OCTETS}
+    reply = await site.request("POST", headers=headers, body=b"hello")
+    assert (reply.status, reply.code) == (500, "HOOK_FAILED")
+    assert reply.headers["Location"]
+    assert "pre_finish set" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "value"), [("metadata", None), ("path", 5)])
+async def test_what_cannot_be_made_is_an_error_of_the_application(
+    serve: Serve, name: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = Hooks()
+
+    @hooks.pre_create
+    def shape(event: Any) -> None:
+        setattr(event, name, value)
+
+    site = await serve(hooks=hooks)
+    reply = await site.request("POST", headers={"Upload-Length": "5"})
+    assert (reply.status, reply.code) == (500, "HOOK_FAILED")
+    assert "pre_create" in caplog.text
 
 
 async def test_failed_pre_finish_is_run_again_by_an_empty_patch(
@@ -766,9 +869,10 @@ async def test_publishing_never_replaces_a_file(
     reply = await site.patch(path, 0, b"hello")
     assert (reply.status, reply.code) == (409, "PATH_TAKEN")
     assert target.read_bytes() == b"somebody's"
-    assert (await site.head(path)).offset == 5
+    assert await is_dropped(site, path)
     assert recorder.of("post_finish") == []
     target.unlink()
+    assert (await site.head(path)).offset == 5
     assert (await site.patch(path, 5, b"")).status == 204
     assert target.read_bytes() == b"hello"
     assert len(recorder.of("post_finish")) == 1
@@ -980,6 +1084,39 @@ async def test_outcome_is_given_again_after_a_restart(recorder: Recorder, tmp_pa
         reply = await site.patch(path, 5, b"")
         assert (reply.status, reply.headers["X-File"]) == (204, "42")
     assert recorder.moments.count("pre_finish") == recorder.moments.count("post_finish") == 1
+
+
+async def test_an_end_stays_noted_while_there_is_nobody_to_tell(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A start without its hooks, by mistake say, takes nothing from the application."""
+    hooks, told = Hooks(), []
+
+    @hooks.post_finish
+    def fail_once(event: Any) -> None:
+        told.append(event.upload.upload_id)
+        if len(told) == 1:
+            raise ValueError
+
+    store = DiskStore(tmp_path / "uploads")
+    async with serving(store, hooks=hooks) as site:
+        path = await site.upload(b"hello")
+    await store.close()
+    upload_id = path.rpartition("/")[2]
+    assert f"failed for the upload {upload_id}" in caplog.text
+    store = DiskStore(tmp_path / "uploads")
+    async with serving(store) as site:
+        assert (await site.head(path)).offset == 5
+        async with asyncio.timeout(5):
+            while "not told of the end of 1 upload," not in caplog.text:
+                await asyncio.sleep(0.01)
+    await store.close()
+    async with serving(DiskStore(tmp_path / "uploads"), hooks=hooks) as site:
+        await site.head(path)
+        async with asyncio.timeout(5):
+            while len(told) < 2:
+                await asyncio.sleep(0.01)
+    assert told == [upload_id, upload_id]
 
 
 async def test_pre_finish_cannot_change_the_protocols_headers(serve: Serve) -> None:
@@ -1230,7 +1367,7 @@ async def test_finish_runs_once_for_two_requests_at_a_time(
     first = asyncio.create_task(site.patch(path, 0, b"hello"))
     await recorder.next("pre_finish")
     second = asyncio.create_task(site.patch(path, 5, b""))
-    assert (await site.head(path)).offset == 5  # answered while the hook is at work
+    assert (await site.head(path)).status == 423  # at once: it is not yet the end
     go_on.set()
     for reply in (await first, await second):
         assert (reply.status, reply.headers["X-File"]) == (204, "42")
