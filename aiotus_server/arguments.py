@@ -13,6 +13,8 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .protocol.sendable import is_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -156,6 +158,12 @@ def converted(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def parse_text(text: str) -> str:
     if not text:
         raise ValueError("must not be empty")
+    return text
+
+
+def parse_name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(f"{text!r} cannot be the name of a header")
     return text
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from .protocol.sendable import is_name
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -48,7 +50,7 @@ RESPONSE_HEADERS = (
 )
 
 
-_origin = re.compile(r"null|[a-z][a-z0-9+.-]*://[^/?#@\\s]+")
+_origin = re.compile(r"null|[a-z][a-z0-9+.-]*://[^/?#@\\\s]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Cors:
     origins: origins such as ``https://app.example``, None for any.
     credentials: whether cookies may come along; needs ``origins``. Raises ValueError without.
     allow_headers, expose_headers: further names beside those of tus.
-    max_age: how long a browser may remember the answer to a preflight.
+    max_age: how long a browser may remember the answer to a preflight. Raises TypeError for
+        another type.
     """
 
     origins: Collection[str] | None = None
@@ -80,6 +83,16 @@ class Cors:
                 )
         if self.credentials and self.origins is None:
             raise ValueError("credentials for any origin would let every page act as the user")
+        self._check_answer()
+
+    def _check_answer(self) -> None:
+        for name in (*self.allow_headers, *self.expose_headers):
+            if not is_name(name):
+                raise ValueError(f"{name!r} cannot be the name of a header")
+        if not isinstance(self.max_age, timedelta):
+            raise TypeError(f"Cors.max_age must be a timedelta, not {self.max_age!r}")
+        if self.max_age < timedelta(0):
+            raise ValueError("Cors.max_age must not be negative")
 
     def headers(self, origin: str | None, *, preflight: bool) -> dict[str, str]:
         """What goes on an answer to a request with this ``Origin``, None for one without."""

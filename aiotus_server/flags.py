@@ -14,6 +14,7 @@ from .arguments import (
     parse_lifetime,
     parse_limit,
     parse_list,
+    parse_name,
     parse_origins,
     parse_paths,
     parse_port,
@@ -336,7 +337,7 @@ SERVE_GROUPS = (
                 "NAME",
                 "uploads belong to whom this header names, which the proxy sets; for others they "
                 "are not there, and without it a request is refused; needs --trust-forwarded",
-                parse_text,
+                parse_name,
             ),
             Option(
                 "public-prefix",

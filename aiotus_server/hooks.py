@@ -110,6 +110,8 @@ class HookList(list[Callable[[_Event], Any]], Generic[_Event]):
     """A list of callables that adds one when it is used as a decorator."""
 
     def __call__(self, hook: _Hook) -> _Hook:
+        if not callable(hook):
+            raise TypeError(f"a hook must be a function, not {hook!r}")
         self.append(hook)
         return hook
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from .protocol.checksum import algorithms
 from .protocol.requests import Offer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, Set
 
 EXTENSIONS = frozenset(
     {
@@ -59,6 +59,8 @@ class Expiry:
             raise TypeError(f"Expiry.after must be a timedelta, not {self.after!r}")
         if self.after <= timedelta(0):
             raise ValueError("Expiry.after must be longer than nothing")
+        if not isinstance(self.sliding, bool):
+            raise TypeError(f"Expiry.sliding must be True or False, not {self.sliding!r}")
 
 
 # What a value must be, where another type would be noticed at some request only.
@@ -77,7 +79,17 @@ _kinds: dict[str, tuple[Any, ...]] = {
     "progress_interval": (timedelta,),
     "reserve": (int,),
     "new_id": (Callable,),
+    "extensions": (Collection,),
+    "algorithms": (Collection, type(None)),
+    "public_prefixes": (Collection,),
 }
+_switches = (
+    "lenient_metadata",
+    "trust_forwarded",
+    "terminate_complete",
+    "delete_partials",
+    "read",
+)
 
 _words: dict[Any, str] = {
     int: "a whole number",
@@ -85,6 +97,7 @@ _words: dict[Any, str] = {
     Expiry: "an Expiry",
     type(None): "None",
     Callable: "a function",
+    Collection: "a collection of texts",
 }
 
 
@@ -95,7 +108,8 @@ def random_id() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How uploads are received. Raises ValueError when a value makes no sense.
+    """How uploads are received. Raises ValueError when a value makes no sense, TypeError when it is
+    of another type.
 
     max_size: largest upload in bytes (Tus-Max-Size), None for no limit.
     max_request_size: largest body of one request in bytes, None for no limit; a larger one is
@@ -134,8 +148,8 @@ class Options:
     min_rate: int = 0
     min_rate_window: timedelta = timedelta(seconds=30)
     expiry: Expiry | None = None
-    extensions: frozenset[str] = EXTENSIONS
-    algorithms: tuple[str, ...] | None = None
+    extensions: Set[str] = EXTENSIONS
+    algorithms: Sequence[str] | None = None
     lenient_metadata: bool = False
     location: str = "auto"
     trust_forwarded: bool = False
@@ -159,22 +173,20 @@ class Options:
         _require(self.max_bodies is None or self.max_bodies > 0, "max_bodies must be at least 1")
         _require(self.min_rate >= 0, "min_rate must not be negative")
         _require(self.reserve >= 0, "reserve must not be negative")
-        _require(
-            not isinstance(self.extensions, str), "extensions must be a set of names, not one text"
-        )
         object.__setattr__(self, "extensions", frozenset(self.extensions))
         unknown = self.extensions - EXTENSIONS
         _require(not unknown, f"there is no extension {', '.join(sorted(unknown))}")
+        if self.algorithms is not None:
+            object.__setattr__(self, "algorithms", tuple(self.algorithms))
         for name in self.algorithms or ():
             _require(name in algorithms(), f"no checksum algorithm {name} is registered")
         if self.algorithms is not None and "checksum" in self.extensions:
             _require("sha1" in self.algorithms, "the protocol demands sha1 among the algorithms")
         for name in ("read_timeout", "lock_timeout", "min_rate_window"):
             _require(getattr(self, name) > timedelta(0), f"{name} must be longer than nothing")
-        _require(
-            not isinstance(self.public_prefixes, str),
-            "public_prefixes must be a sequence of paths, not one text",
-        )
+        _require(self.progress_interval >= timedelta(0), "progress_interval must not be negative")
+        for path in self.public_prefixes:
+            _require(path.startswith("/"), f"a public prefix starts with a slash, unlike {path!r}")
         self._check_location()
 
     def _check_types(self) -> None:
@@ -183,10 +195,14 @@ class Options:
             if not isinstance(value, kinds) or isinstance(value, bool):
                 expected = " or ".join(_words.get(kind, f"a {kind.__name__}") for kind in kinds)
                 raise TypeError(f"{name} must be {expected}, not {value!r}")
-        _require(
-            not isinstance(self.algorithms, str),
-            "algorithms must be a tuple of names, not one text",
-        )
+        for name in _switches:
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        for name in ("extensions", "algorithms", "public_prefixes"):
+            value = getattr(self, name)
+            _require(not isinstance(value, str), f"{name} must be a collection, not one text")
+            if not all(isinstance(text, str) for text in value or ()):
+                raise TypeError(f"{name} must be a collection of texts, not {value!r}")
 
     def _check_location(self) -> None:
         if self.location in ("auto", "path", "absolute"):
@@ -210,7 +226,7 @@ class Options:
                     extensions.discard(extension)
         return Offer(
             frozenset(extensions),
-            algorithms() if self.algorithms is None else self.algorithms,
+            algorithms() if self.algorithms is None else tuple(self.algorithms),
             self.lenient_metadata,
         )
 

@@ -79,6 +79,8 @@ def tus_routes(
     _check_type("hooks", hooks, Hooks, type(None))
     _check_type("locker", locker, Locker, type(None))
     _check_type("options", options, Options, Callable, type(None))
+    if isinstance(options, type):
+        raise TypeError(f"options cannot be {options!r}: call it")
     prefix = prefix.rstrip("/")
     if not _prefix.fullmatch(prefix):
         raise ValueError("the prefix must be a path of A-Za-z0-9._~- that starts with a slash")

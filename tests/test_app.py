@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from aiotus_server import Hooks, Options, Refuse
+from aiotus_server import Hooks, MemoryStore, Options, Refuse, tus_routes
 from aiotus_server.app import Settings, make_app
 from aiotus_server.protocol.errors import StoreUnavailable
 
@@ -178,3 +178,17 @@ async def test_beside_the_prefix_there_is_nothing(tmp_path: Path) -> None:
     async with application(tmp_path) as site:
         assert (await site.get("/favicon.ico")).status == 404
         assert (await site.request("POST", "/", {"Upload-Length": "2"})).status == 405
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("store", "uploads"), ("options", Options), ("options", 5), ("hooks", 5), ("locker", Hooks)],
+)
+def test_a_mistake_is_told_when_the_routes_are_made(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} cannot be"):
+        tus_routes(**{"store": MemoryStore(), name: value})
+
+
+def test_a_hook_is_a_function() -> None:
+    with pytest.raises(TypeError, match="a hook must be a function, not 3"):
+        Hooks().pre_create(3)  # type: ignore[type-var]

@@ -342,6 +342,7 @@ MISTAKES = [
     (["--cors-origin=a.example"], "argument --cors-origin: 'a.example' is not an origin such as"),
     (["--cors-origin=https://a.example/"], "argument --cors-origin: 'https://a.example/' is not"),
     (["--cors-credentials"], "credentials for any origin would let every page act as the user"),
+    (["--owner-header=X User"], "argument --owner-header: 'X User' cannot be the name of a header"),
     (["--hooks=module"], "argument --hooks: 'module' is not module:name"),
     (["--log-level=loud"], "argument --log-level: 'loud' is none of debug, info,"),
     (["--tls-key=key.pem"], "--tls-key needs --tls-cert"),

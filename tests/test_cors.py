@@ -26,6 +26,8 @@ def names(text: str) -> set[str]:
         (Cors(), None, None, False),
         (Cors(origins=[PAGE]), PAGE, PAGE, True),
         (Cors(origins=[PAGE, OTHER]), OTHER, OTHER, True),
+        (Cors(origins={"https://shops.example:8443"}), "https://shops.example:8443", ..., True),
+        (Cors(origins=["null"]), "null", "null", True),
         (Cors(origins=[PAGE]), OTHER, None, True),
         (Cors(origins=[PAGE]), PAGE.upper(), None, True),
         (Cors(origins=[PAGE]), PAGE + ".evil", None, True),
@@ -35,10 +37,10 @@ def names(text: str) -> set[str]:
     ],
 )
 def test_who_is_allowed(
-    cors: Cors, origin: str | None, allowed: str | None, varies: bool, preflight: bool
+    cors: Cors, origin: str | None, allowed: Any, varies: bool, preflight: bool
 ) -> None:
     headers = cors.headers(origin, preflight=preflight)
-    assert headers.get(ALLOW) == allowed
+    assert headers.get(ALLOW) == (origin if allowed is ... else allowed)
     assert (headers.get("Vary") == "Origin") is varies
     if allowed is None:
         assert not any(name.startswith("Access-Control") for name in headers)
@@ -101,6 +103,11 @@ def test_a_page_may_read_every_header_of_ours() -> None:
     }
 
 
+def test_a_time_is_no_number() -> None:
+    with pytest.raises(TypeError, match="max_age must be a timedelta, not 3"):
+        Cors(max_age=3)  # type: ignore[arg-type]
+
+
 def test_further_names() -> None:
     cors = Cors(allow_headers=["X-Mine"], expose_headers=("X-Yours",))
     allowed = names(cors.headers(PAGE, preflight=True)["Access-Control-Allow-Headers"])
@@ -116,6 +123,10 @@ def test_further_names() -> None:
         ({"credentials": True}, "credentials"),
         ({"allow_headers": "X-Mine"}, "allow_headers"),
         ({"expose_headers": "X-Mine"}, "expose_headers"),
+        ({"allow_headers": ["X A"]}, "'X A' cannot be the name of a header"),
+        ({"expose_headers": ["X\r\nA: b"]}, "cannot be the name of a header"),
+        ({"max_age": timedelta(days=-1)}, "max_age"),
+        ({"origins": ["https://a b"]}, "'https://a b' is no origin"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], about: str) -> None:

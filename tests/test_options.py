@@ -31,6 +31,8 @@ HOUR = timedelta(hours=1)
         ({"public_prefixes": "/files"}, "public_prefixes"),
         ({"read_timeout": timedelta(0)}, "read_timeout"),
         ({"lock_timeout": timedelta(seconds=-1)}, "lock_timeout"),
+        ({"public_prefixes": ["files"]}, "'files'"),
+        ({"progress_interval": timedelta(days=-1)}, "progress_interval"),
         ({"location": ""}, "location"),
         ({"location": "relative"}, "location"),
         ({"location": "/files"}, "location"),
@@ -58,6 +60,10 @@ def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], about: str) -
         ({"expiry": HOUR}, "expiry must be an Expiry or None, not datetime.timedelta"),
         ({"read_timeout": 60}, "read_timeout must be a timedelta, not 60"),
         ({"new_id": "x"}, "new_id must be a function, not 'x'"),
+        ({"extensions": None}, "extensions must be a collection of texts, not None"),
+        ({"algorithms": [1]}, "algorithms must be a collection of texts, not [1]"),
+        ({"trust_forwarded": "no"}, "trust_forwarded must be True or False, not 'no'"),
+        ({"terminate_complete": 1}, "terminate_complete must be True or False, not 1"),
     ],
 )
 def test_a_wrong_type_is_told_with_the_right_one(arguments: dict[str, Any], message: str) -> None:
@@ -68,6 +74,16 @@ def test_a_wrong_type_is_told_with_the_right_one(arguments: dict[str, Any], mess
 def test_a_refusal_begins_with_its_status() -> None:
     with pytest.raises(TypeError, match="status first"):
         Refuse("no")  # type: ignore[arg-type]
+
+
+def test_a_refusal_has_a_text() -> None:
+    with pytest.raises(TypeError, match="text or bytes, not 3"):
+        Refuse(403, 3)  # type: ignore[arg-type]
+
+
+def test_an_expiry_slides_or_not() -> None:
+    with pytest.raises(TypeError, match="sliding must be True or False"):
+        Expiry(HOUR, "x")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("after", [timedelta(0), -HOUR])
@@ -110,7 +126,7 @@ def test_options_are_given_by_name() -> None:
 
 def test_extensions_cannot_change_afterwards() -> None:
     chosen = {"creation"}
-    options = Options(extensions=chosen)  # type: ignore[arg-type]
+    options = Options(extensions=chosen)
     chosen.add("termination")
     assert options.extensions == {"creation"}
 

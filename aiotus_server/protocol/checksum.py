@@ -71,10 +71,15 @@ def register(name: str, digest_size: int, new: Callable[[], Hasher]) -> None:
 
     ``name`` is lower-case ASCII without blanks and commas, ``new`` makes an object with
     ``update(data)`` and ``digest()``, ``digest_size`` is the length of its digest in bytes.
-    Raises ValueError for a name that the protocol does not allow.
+    Raises ValueError for a name that the protocol does not allow, and for digests of another
+    length.
     """
     if not re.fullmatch(r"[!-+\--@\[-~]+", name):
         raise ValueError(f"{name!r} is not lower-case ASCII without blanks and commas")
+    hasher = new()
+    hasher.update(b"")
+    if len(hasher.digest()) != digest_size:
+        raise ValueError(f"digests of {name} have {len(hasher.digest())} bytes, not {digest_size}")
     _algorithms[name] = Algorithm(name, digest_size, new)
 
 

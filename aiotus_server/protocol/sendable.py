@@ -29,4 +29,9 @@ def are_headers(headers: Mapping[str, str]) -> bool:
     parts = [part for field in headers.items() for part in field]
     if not all(isinstance(part, str) and part.isprintable() for part in parts):
         return False
-    return all(_name.fullmatch(name) and name.lower() not in FRAMING for name in headers)
+    return all(is_name(name) and name.lower() not in FRAMING for name in headers)
+
+
+def is_name(text: object) -> bool:
+    """Whether it can be the name of a header."""
+    return isinstance(text, str) and _name.fullmatch(text) is not None

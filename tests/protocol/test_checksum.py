@@ -281,6 +281,13 @@ def test_another_implementation_keeps_the_place_of_the_first() -> None:
     assert digest("crc32", b"123456789").hex() == "e3069283"
 
 
+@pytest.mark.usefixtures("registry")
+def test_digests_must_be_as_long_as_is_said() -> None:
+    with pytest.raises(ValueError, match="have 20 bytes, not 4"):
+        register("short", 4, hashlib.sha1)
+    assert "short" not in algorithms()
+
+
 @pytest.mark.parametrize("name", ["", "SHA1", "sha 1", "sha1,", "sha1\n", "shä", "sha1\x7f", "A"])
 @pytest.mark.usefixtures("registry")
 def test_a_name_that_the_protocol_does_not_allow(name: str) -> None:
