@@ -24,6 +24,8 @@ from .protocol import download, responses
 from .protocol.checksum import Checksum, TrailingChecksum, parse_checksum_trailer
 from .protocol.errors import (
     BodyCutShort,
+    BodyTimedOut,
+    BodyTooSlow,
     ChecksumTrailerUnreadable,
     ExpectationUnknown,
     HookFailed,
@@ -41,7 +43,6 @@ from .protocol.headers import (
     method_of,
 )
 from .protocol.requests import Append, Create, Offer, parse_append, parse_create
-from .protocol.responses import Answer
 from .protocol.sendable import FRAMING
 from .protocol.uploads import UPLOAD_ID
 from .recovery import recover
@@ -49,6 +50,7 @@ from .stores.base import ReadableStore
 from .sweeper import Sweeper
 
 if TYPE_CHECKING:
+    from .protocol.responses import Answer
     from .server import Server
 
 _log = getLogger("aiotus_server")
@@ -307,12 +309,16 @@ def _failed(request: web.Request, method: str, error: TusError) -> web.StreamRes
             _log.error("A hook failed for %s", of, exc_info=error.__cause__)
     if isinstance(error, StoreUnavailable):
         _log.error("The store is not available: %s", error.explanation)
-    if method != "HEAD":
-        return _response(responses.failed(error))
-    answer = responses.failed_inspection(error)
-    if answer is None:
+    answer = responses.failed(error)
+    if method == "HEAD":
+        inspected = responses.failed_inspection(error)
+        drops, answer = inspected is None, inspected or answer
+    else:
+        # Its client would give up for good, and may well be back in a moment.
+        drops = method == "PATCH" and isinstance(error, (BodyTimedOut, BodyTooSlow))
+    if drops:
+        _log.info("A %s gets no answer, its connection is closed: %s", request.method, error)
         _aiohttp.drop(request)
-        answer = Answer(500)
     return _response(answer)
 
 

@@ -262,7 +262,9 @@ async def test_a_start_meets_the_damage_of_what_was_to_be_told_of(serve: Serve) 
     before = files_of(site, path)
     (site.store.root / "finishing" / path.rpartition("/")[2]).symlink_to("due")
     await site.routes.server.stop()
-    site = await serve(DiskStore(site.store.root, durability="none"))
+    hooks = Hooks()
+    hooks.post_finish(print)
+    site = await serve(DiskStore(site.store.root, durability="none"), hooks=hooks)
     assert await site.upload(b"sound")
     async with asyncio.timeout(5):
         while not quarantined(site) or os.listdir(site.store.root / "finishing"):

@@ -337,14 +337,14 @@ async def test_connections_of_refused_clients_end_with_them(site: Site) -> None:
 async def test_silence_ends_the_body_and_keeps_what_came(
     serve: Serve, kind: str, sent: int, coding: str
 ) -> None:
+    """Without an answer: "A timeout SHOULD be handled by closing the underlying connection." """
     options = Options(read_timeout=timedelta(seconds=0.25))
     site = await serve(MemoryStore() if kind == "memory" else None, options=options)
     path = await site.create(len(DATA))
     before = asyncio.get_running_loop().time()
     connection = await begin(site, path, sent, coding, len(DATA))
     async with asyncio.timeout(2):
-        reply = await connection.reply()
-    assert_refused(reply, 400)
+        assert await connection.closed()
     assert asyncio.get_running_loop().time() - before > 0.2
     assert await offset_of(site, path) == sent
     assert (await site.patch(path, sent, DATA[sent:])).status == 204
@@ -356,7 +356,7 @@ async def test_late_bytes_of_a_silent_client_count_no_more(serve: Serve) -> None
     site = await serve(options=victim_options)
     victim, path = await site.upload(b"hello"), await site.create(1000)
     connection = await site.begin(path, 0, b"hello", length=1000)
-    assert_refused(await connection.reply(), 400)
+    await asyncio.sleep(0.3)
     with suppress(ConnectionError):
         await connection.send(head("DELETE", victim, TUS))
     with suppress(TimeoutError, ConnectionError):
@@ -400,7 +400,7 @@ async def test_silence_under_a_checksum_discards(serve: Serve, sent: int) -> Non
     path = await site.create(len(DATA))
     checksum = sha1(DATA[:sent])
     connection = await site.begin(path, 0, DATA[:sent], length=len(DATA), Upload_Checksum=checksum)
-    assert_refused(await connection.reply(), 400)
+    assert await connection.closed()
     assert await offset_of(site, path) == 0
     assert site.stored(path) == b""
 

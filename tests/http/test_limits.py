@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ async def test_places_are_free_again_however_bodies_end(serve: Serve) -> None:
         else:
             connection = await held(site, path)
             if leave == "silence":
-                await connection.reply()
+                assert await connection.closed()
             elif leave == "reset":
                 connection.reset()
             else:
@@ -113,16 +114,16 @@ async def test_a_body_that_trickles_is_ended(serve: Serve, coding: str, checksum
     length = len(DATA) if coding == "counted" else None
     begun = time.monotonic()
     connection = await site.begin(path, 0, b"", length=length, **fields)
-    answer = asyncio.ensure_future(connection.reply())
+    closed = asyncio.ensure_future(connection.closed())
     sent = 0
-    while not answer.done():
-        await connection.send(
-            DATA[sent : sent + 1] if length else b"1\r\n" + DATA[sent : sent + 1] + b"\r\n"
-        )
-        sent += 1
+    while not closed.done():
+        piece = DATA[sent : sent + 1]
+        with suppress(ConnectionError):
+            await connection.send(piece if length else b"1\r\n" + piece + b"\r\n")
+            sent += 1
         await asyncio.sleep(0.02)
     assert 0.4 < time.monotonic() - begun < 5
-    assert_refused(answer.result(), 408, "BODY_TOO_SLOW")
+    assert closed.result()
     offset = (await site.head(path)).offset
     assert offset == 0 if checksum else 0 < offset <= sent
     assert (await site.patch(path, offset, DATA[offset:])).status == 204

@@ -443,11 +443,10 @@ async def test_a_body_that_falls_silent_ends(serve: Serve, checked: bool) -> Non
     connection = await site.connect()
     begun = asyncio.get_running_loop().time()
     await connection.send(head("PATCH", path, fields) + b"hello")
-    assert_refused(await connection.reply(), 400, "BODY_TIMED_OUT")
-    assert 0.2 <= asyncio.get_running_loop().time() - begun < 3
     # "A timeout SHOULD be handled by closing the underlying connection."
     async with asyncio.timeout(3):
         assert await connection.closed()
+    assert asyncio.get_running_loop().time() - begun >= 0.2
     assert (await site.head(path)).offset == (0 if checked else 5)
 
 
