@@ -20,6 +20,7 @@ from .hooks import (
     HookList,
     Hooks,
     InterruptedEvent,
+    is_ours,
 )
 from .protocol.errors import HookFailed, Refuse, TusError
 from .protocol.sendable import are_headers, encode_text
@@ -287,6 +288,8 @@ async def _judge(hooks: HookList[_Event], event: _Event) -> list[Any]:
         return await hooks.run(event)
     except TusError:
         raise
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if is_ours(error):
+            raise
         # The web layer may know the cause for an answer of its framework's.
         raise HookFailed from error

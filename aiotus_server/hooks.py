@@ -6,6 +6,7 @@ error in any other hook is logged; it harms neither the upload nor the request.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -131,12 +132,20 @@ class HookList(list[Callable[[_Event], Any]], Generic[_Event]):
                 result = hook(event)
                 if inspect.isawaitable(result):
                     await result
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_ours(error):
+                    raise
                 quiet = False
                 upload = getattr(event, "upload", None)
                 of = f" for the upload {upload.upload_id}" if upload else ""
                 _log.exception("The hook %r failed%s", hook, of)
         return quiet
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether it is this task that is cancelled, and not something that a hook has awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
 
 
 class Hooks:

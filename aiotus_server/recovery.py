@@ -27,12 +27,12 @@ async def recover(server: Server, call: Call) -> None:
     """Make the final uploads that wait for nothing any more, and tell the application of the
     uploads that became complete without its being told. Both are marked apart, so that no
     other upload is read."""
-    try:
-        await server.concatenation.join_all(call)
-        await deliver_all(server, call)
-    except TusError as error:
-        if not server.stopping:
-            _log.error("Recovery could not be done: %s", error)
+    for work in (server.concatenation.join_all(call), deliver_all(server, call)):
+        try:
+            await work
+        except TusError as error:
+            if not server.stopping:
+                _log.error("Recovery could not be done: %s", error)
 
 
 async def deliver_all(server: Server, call: Call) -> None:

@@ -87,7 +87,7 @@ class Joining(Records):
             flags = os.O_RDONLY | os.O_NOFOLLOW
             with (
                 closing(os.open(f"joining/{name}", flags, dir_fd=self._root)) as fd,
-                suppress(BlockingIOError),
+                suppress(BlockingIOError, IsADirectoryError),
             ):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self.remove_half_built(name, os.fstat(fd))

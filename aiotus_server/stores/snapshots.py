@@ -153,7 +153,7 @@ class Snapshots:
     def waiting_for(self, upload_id: str) -> list[str]:
         try:
             return self._list(f"waiting/{upload_id}")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _is_waiting(self, upload_id: str) -> bool:

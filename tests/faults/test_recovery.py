@@ -60,6 +60,19 @@ async def recovered(root: Path) -> list[str]:
     return told
 
 
+@pytest.mark.parametrize("folder", ["expiry", "finishing", "joining", "unverified", "waiting"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("name", [".DS_Store", "0" * 32, "x y"])
+async def test_what_is_not_ours_is_in_nobodys_way(
+    tmp_path: Path, folder: str, kind: str, name: str
+) -> None:
+    await crashed(tmp_path)
+    stray = tmp_path / folder / name
+    stray.mkdir() if kind == "folder" else stray.write_text("x")
+    assert sorted(await recovered(tmp_path)) == ["final", "untold"]
+    assert await recovered(tmp_path) == []
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
 async def test_recovery_is_made_up_for(tmp_path: Path, disk: Disk, number: int) -> None:
     """By the next."""

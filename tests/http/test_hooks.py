@@ -504,6 +504,35 @@ async def test_error_in_a_judging_hook_is_500_and_logged(
     assert (await site.head(judged.path)).offset == (5 if moment == "pre_finish" else 2)
 
 
+async def _await_what_was_cancelled(event: Any) -> None:
+    other = asyncio.ensure_future(asyncio.sleep(10))
+    other.cancel()
+    await other
+
+
+@pytest.mark.parametrize("moment", ["authorize", "pre_create", "pre_receive", "pre_finish"])
+async def test_a_hook_that_awaits_what_was_cancelled_has_failed(
+    serve: Serve, moment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = Hooks()
+    getattr(hooks, moment)(_await_what_was_cancelled)
+    site = await serve(hooks=hooks)
+    reply = await site.request("POST", headers={"Upload-Length": "5", **OCTETS}, body=b"hello")
+    assert (reply.status, reply.code) == (500, "HOOK_FAILED")
+    assert "CancelledError" in caplog.text
+
+
+async def test_a_watching_hook_that_awaits_what_was_cancelled_is_harmless(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = Hooks()
+    hooks.post_create(_await_what_was_cancelled)
+    hooks.post_finish(_await_what_was_cancelled)
+    site = await serve(hooks=hooks)
+    assert (await site.get(await site.upload(b"hello"))).body == b"hello"
+    assert caplog.text.count("failed for the upload") == 2
+
+
 async def test_error_in_authorize_drops_a_head(serve: Serve) -> None:
     hooks = Hooks()
 
