@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import random
 import shutil
 import sys
@@ -43,7 +44,7 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
     count = converted(parse_count)
     levels = [level.value for level in Durability]
     add("--kills", type=count, default=1000, metavar="N", help="default: 1000")
-    add("--batch", type=count, default=30, metavar="N", help="in each run; default: 30")
+    add("--batch", type=count, default=30, metavar="N", help="in each run; default: 30, or fewer")
     add("--clients", type=count, default=8, metavar="N", help="default: 8")
     add(
         "--workers",
@@ -93,10 +94,11 @@ def settings(values: argparse.Namespace) -> Iterator[Setting]:
     """One for each run. All workers meet all levels."""
     workers = values.workers or WORKERS
     levels = [Durability(name) for name in values.durability or [d.value for d in Durability]]
-    turns = itertools.cycle(itertools.product(levels, workers))
-    for number, begin in enumerate(range(0, values.kills, values.batch)):
-        level, count = next(turns)
-        kills = min(values.batch, values.kills - begin)
+    turns = list(itertools.product(levels, workers))
+    batch = min(values.batch, math.ceil(values.kills / len(turns)))  # so that all have a turn
+    for number, begin in enumerate(range(0, values.kills, batch)):
+        level, count = turns[number % len(turns)]
+        kills = min(batch, values.kills - begin)
         yield Setting(
             values.seed + number, kills, count, level, values.clients, tuple(values.flags)
         )

@@ -69,7 +69,8 @@ async def test_a_server_that_breaks_a_promise_is_found(
     crash_test: Crash, sabotage: str, complaint: str, tmp_path: Path
 ) -> None:
     hooks = f"--hooks=tests.crashing.sabotage:{sabotage}"
-    result = await crash_test("--kills=12", "--seed=3", "--workers=1", "--", hooks)
+    one_run = ["--kills=12", "--seed=3", "--workers=1", "--durability=none"]
+    result = await crash_test(*one_run, "--", hooks)
     assert result.code == 1, result.out
     assert any(complaint in text for text in result.summary["complaints"]), result.out
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())

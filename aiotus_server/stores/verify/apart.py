@@ -190,7 +190,10 @@ class Expiry(Look):
             return
         if subject not in self._found:
             path = f"{self.survey.view.name(subject)}.info"
-            text = f"it expires at {upload.expires:%Y-%m-%dT%H:%M:%SZ}, but no sweep will find it"
+            text = (
+                f"it expires at {upload.expires:%Y-%m-%dT%H:%M:%SZ}, but no sweep will find it "
+                "(unless it was complete and has lost bytes: look before you repair)"
+            )
             yield Finding("expiry-not-noted", path, text, subject)
 
     def _of_file(self, subject: str) -> Iterator[Finding]:
