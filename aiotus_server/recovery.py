@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from logging import getLogger
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,9 @@ async def recover(server: Server, call: Call) -> None:
     """Make the final uploads that wait for nothing any more, and tell the application of the
     uploads that became complete without its being told. Both are marked apart, so that no
     other upload is read."""
-    for work in (server.concatenation.join_all(call), deliver_all(server, call)):
+    for work in (server.concatenation.join_all, partial(deliver_all, server)):
         try:
-            await work
+            await work(call)
         except TusError as error:
             if not server.stopping:
                 _log.error("Recovery could not be done: %s", error)
