@@ -214,7 +214,7 @@ def listening_of(values: argparse.Namespace) -> Listening:
         access_log=values.access_log,
         grace=values.grace.total_seconds(),
         header_timeout=_seconds_of("header-timeout", values.header_timeout),
-        keepalive_timeout=_seconds_of("keepalive-timeout", values.keepalive_timeout) or 0,
+        keepalive_timeout=_seconds_of("keepalive-timeout", values.keepalive_timeout),
         workers=values.workers,
         affinity=not values.no_affinity,
         uvloop=not values.no_uvloop,

@@ -181,6 +181,9 @@ class Events:
         if upload.outcome is None and upload.complete:
             await self.finish(upload, call)
         elif upload.complete and not upload.refused:
+            if upload.published and upload.outcome is not None:
+                with disk_errors():
+                    await self._store.finish(upload, upload.outcome)  # the rest of it
             await self._tell_finished(upload, call)
         else:
             await self._forget(upload)  # noted again by whoever completes it

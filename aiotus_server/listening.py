@@ -32,7 +32,7 @@ class Listening:
 
     grace: seconds from a signal to the end of the process, at most.
     header_timeout: seconds that the head of a request may take to come, None for ever.
-    keepalive_timeout: seconds that a connection may be idle between two requests, 0 for any.
+    keepalive_timeout: seconds that a connection may be idle between two requests, None for ever.
     workers: processes that accept connections.
     affinity: keep each of them on a core of its own.
     uvloop: use it where it is installed.
@@ -47,7 +47,7 @@ class Listening:
     grace: float = 8.0
     header_timeout: float | None = 30.0
     # Longer than proxies keep theirs: else they would send requests on what was just closed.
-    keepalive_timeout: float = 180.0
+    keepalive_timeout: float | None = 180.0
     workers: int = 1
     affinity: bool = True
     uvloop: bool = True

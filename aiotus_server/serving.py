@@ -33,6 +33,7 @@ _log = logging.getLogger("aiotus_server")
 
 # New objects, less those that are gone, after which the garbage collector runs.
 COLLECT_AFTER = 10_000
+FOR_EVER = 100 * 365 * 86400.0  # seconds, where 0 is at once
 
 
 def serve(
@@ -78,7 +79,7 @@ async def _serve(
         access_log=logging.getLogger("aiohttp.access") if listening.access_log else None,
         # What still runs then is cancelled, and has the rest of the time to end.
         shutdown_timeout=listening.grace * 0.8,
-        keepalive_timeout=listening.keepalive_timeout,
+        keepalive_timeout=listening.keepalive_timeout or FOR_EVER,
         **_connection_options(listening),
     )
     servers: list[asyncio.AbstractServer] = []
@@ -128,6 +129,8 @@ async def _accept(
 ) -> list[asyncio.AbstractServer]:
     """Accept connections."""
     options: dict[str, Any] = {"ssl": listening.tls, "backlog": BACKLOG}
+    if listening.tls is not None:
+        options["ssl_handshake_timeout"] = listening.header_timeout or FOR_EVER
     try:
         return [await _accept_on(bound, runner.server, options) for bound in sockets.for_worker()]
     except OSError as error:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -630,6 +631,19 @@ async def test_https(start: Start, certificate: Path) -> None:
     assert created.status == 201
     assert created.headers["Location"].startswith("https://")
     assert (await exchange(connection, "GET", created.path)).body == b"hello"
+
+
+@pytest.mark.parametrize("loop", ["--no-uvloop", "--uvloop"])
+async def test_a_handshake_is_not_waited_for(start: Start, certificate: Path, loop: str) -> None:
+    both = f"--tls-cert={certificate / 'both.pem'}"
+    server = await start(both, "--header-timeout=500ms", loop)
+    for said in (b"", b"\x16\x03\x01\x02"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(said)
+        async with asyncio.timeout(5):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
 
 
 # Unix sockets

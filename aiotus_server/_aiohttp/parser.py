@@ -156,8 +156,9 @@ class TrailerParser:
             return self._feed(data)
         end += 4 - len(self._behind)
         self._behind = b""
-        self._handler.head_came()
         messages, tail = self._feed(data[:end])
+        if messages:  # and not only blank lines
+            self._handler.head_came()
         if messages and not self._upgraded:
             message, payload = messages[-1]
             stream = self._expect_body_of(message, payload, len(data) - end)

@@ -4,6 +4,7 @@ all that belongs together."""
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import contextmanager, suppress
 from functools import partial
 from logging import getLogger
@@ -219,13 +220,19 @@ class Files(Joining):
             return self._snapshot(upload, os.fstat(fd))
 
     def open_for_reading(self, upload: Upload) -> int:
-        """A descriptor of the bytes, wherever they are."""
+        """A descriptor of the bytes, wherever they are. What has been published is the
+        application's, which may have done anything with it."""
         try:
-            if upload.published and upload.path:
-                return os.open(upload.path, os.O_RDONLY)
-            return self._open(self._name(upload.upload_id), os.O_RDONLY)
+            if not (upload.published and upload.path):
+                return self._open(self._name(upload.upload_id), os.O_RDONLY)
+            fd = os.open(upload.path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would let us wait
         except FileNotFoundError:
             raise UploadNotFound from None
+        facts = os.fstat(fd)
+        if stat.S_ISREG(facts.st_mode) and facts.st_size >= upload.offset:
+            return fd
+        os.close(fd)
+        raise UploadNotFound
 
     def _open_data(self, upload: Upload) -> int:
         try:
@@ -245,8 +252,11 @@ class Files(Joining):
         return upload
 
     def finish(self, upload: Upload) -> Upload:
-        if upload.path is None or upload.published:
+        if upload.path is None:
             self._write_info(upload)
+            return upload
+        if upload.published:
+            self._clear_away(upload)  # a crash came between
             return upload
         source, target = self._layout.path(upload.upload_id), Path(upload.path)
         copy = copy_of(target, upload.upload_id)
@@ -257,6 +267,11 @@ class Files(Joining):
             raise PathTaken from None
         upload = replace(upload, published=True)
         self._write_info(upload)
-        self._remove(self._name(upload.upload_id))
-        copy.unlink(missing_ok=True)
+        self._clear_away(upload)
         return upload
+
+    def _clear_away(self, upload: Upload) -> None:
+        """What is needed until it is published."""
+        assert upload.path is not None
+        self._remove(self._name(upload.upload_id))
+        copy_of(Path(upload.path), upload.upload_id).unlink(missing_ok=True)

@@ -168,7 +168,8 @@ class Records(Snapshots):
         return self._is_there(f"finishing/{upload_id}")
 
     def delivered(self, upload_id: str) -> None:
-        self._remove(f"finishing/{upload_id}")
+        with suppress(IsADirectoryError):  # whose?
+            self._remove(f"finishing/{upload_id}")
 
     def _add_marks(self, upload: Upload) -> None:
         """Before there is an info file: a mark without an upload does no harm."""

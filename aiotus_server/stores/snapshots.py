@@ -138,7 +138,7 @@ class Snapshots:
             why = f"its info file cannot be read: {error}"
             raise UploadDamaged("info-unreadable", why) from None
         except OSError as error:
-            if error.errno in (errno.EISDIR, errno.ELOOP):
+            if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
                 raise UploadDamaged("not-a-file", "its info file is no file") from None
             raise
 

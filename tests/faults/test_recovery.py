@@ -11,9 +11,11 @@ import pytest
 from aiotus_server import DiskStore, Hooks
 from aiotus_server.call import Call
 from aiotus_server.options import Options
-from aiotus_server.protocol.uploads import Final, Partial
+from aiotus_server.protocol.uploads import Final, Outcome, Partial
 from aiotus_server.recovery import recover
 from aiotus_server.server import Server
+from aiotus_server.stores.layout import path_of
+from aiotus_server.stores.publishing import copy_of
 from aiotus_server.testing import StoreContract, arrived
 
 from ..http.client import DataPath, serving
@@ -58,6 +60,23 @@ async def recovered(root: Path) -> list[str]:
     await recover(server, Call(options, offer, upload_url=lambda upload_id: upload_id))
     await server.stop()
     return told
+
+
+async def test_what_publishing_has_left_is_cleared_away(tmp_path: Path) -> None:
+    """A crash came between the info file that says so and the end."""
+    root, target = tmp_path / "uploads", tmp_path / "published"
+    store = DiskStore(root)
+    await store.open(shared=False)
+    facts = new("u", finish_due=True, path=str(target))
+    upload = await store.finish(await store.create(facts, arrived(b"hello")), Outcome())
+    await store.close()
+    left = copy_of(target, "u"), path_of(root, "u")
+    for path in left:
+        os.link(target, path)
+    assert upload.published
+    assert await recovered(root) == ["u"]
+    assert not any(path.exists() for path in left)
+    assert target.read_bytes() == b"hello"
 
 
 @pytest.mark.parametrize("folder", ["expiry", "finishing", "joining", "unverified", "waiting"])

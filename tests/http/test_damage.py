@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import threading
 from datetime import UTC, datetime, timedelta
 from logging import ERROR
@@ -54,6 +55,11 @@ def _link(path: Path) -> None:
     path.symlink_to("elsewhere")
 
 
+def _socket(path: Path) -> None:
+    path.unlink()
+    os.mknod(path, 0o600 | stat.S_IFSOCK)
+
+
 # What happened to which file.
 DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "no-info": (".info", _remove),
@@ -93,6 +99,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     ),
     "info-is-a-folder": (".info", _folder),
     "info-is-a-link": (".info", _link),
+    "info-is-a-socket": (".info", _socket),
     "no-data": ("", _remove),
     "too-much-data": ("", _writes(b"hello!")),
     "data-is-a-folder": ("", _folder),

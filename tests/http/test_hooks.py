@@ -879,6 +879,31 @@ async def test_publishing_makes_the_file_appear_and_get_still_works(
     assert stored(tmp_path) == []
 
 
+@pytest.mark.parametrize("now", ["shorter", "folder", "pipe", "gone"])
+@pytest.mark.parametrize("size", [5, 200_000])
+async def test_what_an_application_did_to_a_published_file_is_no_error(
+    serve: Serve, recorder: Recorder, tmp_path: Path, now: str, size: int
+) -> None:
+    @recorder.hooks.pre_create
+    def place(event: Any) -> None:
+        event.path = tmp_path / "published"
+
+    site = await serve(hooks=recorder.hooks)
+    path = await site.upload(bytes(size))
+    published = tmp_path / "published"
+    published.unlink()
+    if now == "shorter":
+        published.write_bytes(b"x")
+    elif now == "folder":
+        published.mkdir()
+    elif now == "pipe":
+        os.mkfifo(published)
+    for fields in ({}, {"Range": "bytes=2-"}):
+        async with asyncio.timeout(5):
+            assert (await site.get(path, **fields)).status == 404
+    assert (await site.head(path)).offset == size
+
+
 async def test_publishing_never_replaces_a_file(
     serve: Serve, recorder: Recorder, tmp_path: Path
 ) -> None:

@@ -89,6 +89,17 @@ async def test_a_connection_that_says_nothing_is_closed(port: int, connect: Conn
     assert TIMEOUT * 0.8 < await closed_after(connection) < TIMEOUT * 2
 
 
+async def test_blank_lines_are_no_head(port: int, connect: Connect) -> None:
+    """A server should ignore some before a request, and need not wait for it any longer."""
+    connection = await connect(port)
+    sending = asyncio.ensure_future(keep_sending(connection, b"\r\n" * 200, pause=0.01))
+    assert TIMEOUT * 0.8 < await closed_after(connection) < TIMEOUT * 2
+    await sending
+    connection = await connect(port)
+    await connection.send(b"\r\n\r\n" + head("OPTIONS", "/files"))
+    assert (await connection.reply()).status == 204
+
+
 async def test_the_second_head_is_not_waited_for_either(port: int, connect: Connect) -> None:
     connection = await connect(port)
     await connection.send(head("OPTIONS", "/files"))
@@ -144,3 +155,17 @@ async def test_the_bundled_server_closes_slow_heads_and_idle_connections(
         await idle.send(head("OPTIONS", "/files/"))
         assert (await idle.reply()).status == 204
         assert 1.2 < await closed_after(idle) < 2.5
+
+
+@pytest.mark.parametrize("loop", ["--no-uvloop", "--uvloop"])
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_the_bundled_server_may_keep_idle_connections(
+    tmp_path: Path, connect: Connect, loop: str
+) -> None:
+    flags: Any = ["--header-timeout", "none", "--keepalive-timeout", "none", loop]
+    async with server_process(tmp_path / "uploads", *flags) as server:
+        connection = await connect(server.port)
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            await connection.send(head("OPTIONS", "/files/"))
+            assert (await connection.reply()).status == 204
