@@ -30,7 +30,7 @@ class DiskErrors:
     ) -> None:
         if not isinstance(error, OSError) or isinstance(error, InterruptedError):
             return
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             _log.warning("The disk is full: %s", error)
             raise StoreFull from error
         if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -291,7 +291,7 @@ async def _judge(hooks: HookList[_Event], event: _Event) -> list[Any]:
         return await hooks.run(event)
     except TusError:
         raise
-    except (Exception, asyncio.CancelledError) as error:
+    except (Exception, asyncio.CancelledError, SystemExit) as error:
         if is_ours(error):
             raise
         # The web layer may know the cause for an answer of its framework's.

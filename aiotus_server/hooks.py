@@ -132,7 +132,7 @@ class HookList(list[Callable[[_Event], Any]], Generic[_Event]):
                 result = hook(event)
                 if inspect.isawaitable(result):
                     await result
-            except (Exception, asyncio.CancelledError) as error:
+            except (Exception, asyncio.CancelledError, SystemExit) as error:
                 if is_ours(error):
                     raise
                 quiet = False

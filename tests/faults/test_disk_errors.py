@@ -26,13 +26,21 @@ if TYPE_CHECKING:
 ERRORS = {
     errno.ENOSPC: 507,
     errno.EDQUOT: 507,
+    errno.EFBIG: 507,
     errno.EIO: 500,
     errno.EMFILE: 503,
     errno.EROFS: 500,
 }
 MOST = 150  # calls; the sweep has more and more to look at
 # Errors that are all answered alike need not come at every call.
-STEPS = {errno.ENOSPC: 1, errno.EIO: 1, errno.EDQUOT: 5, errno.EMFILE: 3, errno.EROFS: 5}
+STEPS = {
+    errno.ENOSPC: 1,
+    errno.EIO: 1,
+    errno.EDQUOT: 5,
+    errno.EFBIG: 7,
+    errno.EMFILE: 3,
+    errno.EROFS: 5,
+}
 
 
 @pytest.fixture

@@ -510,24 +510,29 @@ async def _await_what_was_cancelled(event: Any) -> None:
     await other
 
 
+async def _exit(event: Any) -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("hook", [_await_what_was_cancelled, _exit])
 @pytest.mark.parametrize("moment", ["authorize", "pre_create", "pre_receive", "pre_finish"])
-async def test_a_hook_that_awaits_what_was_cancelled_has_failed(
-    serve: Serve, moment: str, caplog: pytest.LogCaptureFixture
+async def test_a_hook_that_ends_unlike_others_has_failed(
+    serve: Serve, moment: str, hook: Hook, caplog: pytest.LogCaptureFixture
 ) -> None:
     hooks = Hooks()
-    getattr(hooks, moment)(_await_what_was_cancelled)
+    getattr(hooks, moment)(hook)
     site = await serve(hooks=hooks)
     reply = await site.request("POST", headers={"Upload-Length": "5", **OCTETS}, body=b"hello")
     assert (reply.status, reply.code) == (500, "HOOK_FAILED")
-    assert "CancelledError" in caplog.text
+    assert "CancelledError" in caplog.text or "SystemExit" in caplog.text
 
 
-async def test_a_watching_hook_that_awaits_what_was_cancelled_is_harmless(
+async def test_a_watching_hook_that_ends_unlike_others_is_harmless(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     hooks = Hooks()
     hooks.post_create(_await_what_was_cancelled)
-    hooks.post_finish(_await_what_was_cancelled)
+    hooks.post_finish(_exit)
     site = await serve(hooks=hooks)
     assert (await site.get(await site.upload(b"hello"))).body == b"hello"
     assert caplog.text.count("failed for the upload") == 2
