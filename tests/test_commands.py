@@ -360,6 +360,11 @@ async def test_rm_tells_of_an_end_that_was_not_told(root: Path, tmp_path: Path) 
     async with opened(root) as store:
         upload = await store.create(new("done", finish_due=True), arrived(b"hello"))
         await store.finish(upload, Outcome())
+        upload = await store.create(new("other", finish_due=True), arrived(b"hello"))
+        await store.finish(upload, Outcome())
+    result = await run("rm", "--dir", str(root), "other")
+    assert (result.code, result.out) == (0, "other removed\n")
+    assert result.err == "aiotus-server: no hook was told of the end of other\n"
     (tmp_path / "mine.py").write_text(REMOVAL)
     result = await run("rm", "--dir", str(root), "--hooks=mine:hooks", "done", cwd=tmp_path)
     assert (result.code, result.out) == (0, "end of done\ntold of done\ndone removed\n")

@@ -99,6 +99,8 @@ async def _remove(server: Server, upload_id: str) -> None:
         await server.events.pre_terminate(upload, call)
         await server.events.deliver_before_removal(upload, call)
         with disk_errors():
+            if server.events.deaf and await server.store.is_undelivered(upload_id):
+                sys.stderr.write(f"aiotus-server: no hook was told of the end of {upload_id}\n")
             await server.store.terminate(upload)
         waiting = await server.concatenation.waiting_for(upload)
         await server.events.post_terminate(upload, call)
