@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import __version__
@@ -32,8 +32,10 @@ _log = logging.getLogger("aiotus_server")
 READY = b"+"
 # A worker that ends by itself needs no more than the grace time; then it is killed.
 MARGIN = 0.5  # seconds
-# Before a worker is tried again that could not start: doubled each time.
+# Before a worker is tried again that could not start, or again and again did not live so long:
+# doubled each time.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds
+SHORT_LIFE = 1.0  # seconds
 
 
 def run(settings: Settings, listening: Listening) -> None:
@@ -82,6 +84,7 @@ class _Worker:
     place: int
     says: int
     said: bytes = b""
+    begun: float = field(default_factory=time.monotonic)
 
     @property
     def ready(self) -> bool:
@@ -273,11 +276,14 @@ class Supervisor:
         _log.error("Worker %d ended: %s; another takes its place %s", pid, how, when)
 
     def _pause(self, worker: _Worker) -> float:
-        """Seconds: none but for a worker that could not even start."""
-        if worker.ready:
+        """Seconds: none but for a worker that could not even start, or whose like die young. What
+        ends them may be told to each at its start, by a hook that crashes say."""
+        if worker.ready and time.monotonic() - worker.begun >= SHORT_LIFE:
             self._failed[worker.place] = 0
             return 0
         failed = self._failed[worker.place] = self._failed.get(worker.place, 0) + 1
+        if worker.ready and failed == 1:
+            return 0
         return min(FIRST_PAUSE * (1 << min(failed, 10)), LONGEST_PAUSE)
 
 

@@ -115,6 +115,38 @@ async def test_a_worker_that_cannot_start_is_tried_again(start: Start, tmp_path:
     await server.answering()
 
 
+KILLING = """
+import os
+import signal
+
+from aiotus_server import Hooks
+
+hooks = Hooks()
+
+@hooks.post_finish
+def end(event):
+    if os.path.exists("fail"):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_workers_that_die_young_are_replaced_more_and_more_slowly(
+    start: Start, tmp_path: Path
+) -> None:
+    """Each of them is told of the end that a hook did not survive."""
+    (tmp_path / "killing.py").write_text(KILLING)
+    server = await start("--workers=2", "--hooks=killing:hooks")
+    (tmp_path / "fail").touch()
+    connection = await server.connect()
+    fields = {**TUS, **OCTETS, "Upload-Length": "5", "Content-Length": "5"}
+    await connection.send(head("POST", "/files/", fields) + b"hello")
+    again = re.compile(r"killed by SIGKILL; another takes its place in [0-9.]+ s")
+    await until(lambda: len(again.findall(server.log)) >= 2)
+    (tmp_path / "fail").unlink()
+    await until(lambda: len(server.workers) == 2 and all(map(is_alive, server.workers)))
+    await until(lambda: not os.listdir(tmp_path / "uploads" / "finishing"))
+
+
 async def test_when_a_worker_cannot_even_start_once_all_end(launch: Start, tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING_IN_CHILDREN)
     (tmp_path / "fail").touch()
