@@ -356,7 +356,7 @@ async def test_late_bytes_of_a_silent_client_count_no_more(serve: Serve) -> None
     site = await serve(options=victim_options)
     victim, path = await site.upload(b"hello"), await site.create(1000)
     connection = await site.begin(path, 0, b"hello", length=1000)
-    await asyncio.sleep(0.3)
+    assert await connection.closed()
     with suppress(ConnectionError):
         await connection.send(head("DELETE", victim, TUS))
     with suppress(TimeoutError, ConnectionError):
