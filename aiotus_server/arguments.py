@@ -13,6 +13,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .cors import is_origin
 from .protocol.sendable import is_name
 
 if TYPE_CHECKING:
@@ -235,14 +236,11 @@ def parse_paths(text: str) -> list[str]:
     return paths
 
 
-_origin = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+|null|\*")
-
-
 def parse_origins(text: str) -> list[str]:
     """As browsers write them in ``Origin``, or ``*``."""
     origins = parse_list(text)
     for origin in origins:
-        if not _origin.fullmatch(origin):
+        if origin != "*" and not is_origin(origin):
             raise ValueError(f"{origin!r} is not an origin such as https://app.example")
     return origins
 

@@ -53,6 +53,11 @@ RESPONSE_HEADERS = (
 _origin = re.compile(r"null|[a-z][a-z0-9+.-]*://[^/?#@\\\s]+")
 
 
+def is_origin(text: str) -> bool:
+    """Whether a browser may write so in ``Origin``."""
+    return _origin.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Cors:
     """Who may upload from a browser.
@@ -77,7 +82,7 @@ class Cors:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, frozenset(getattr(self, name)))
         for origin in self.origins or ():
-            if not _origin.fullmatch(origin):
+            if not is_origin(origin):
                 raise ValueError(
                     f"{origin!r} is no origin such as https://app.example; None stands for any"
                 )

@@ -53,7 +53,7 @@ from .stores.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from .body import Source
@@ -242,14 +242,20 @@ class Server:
             upload = await self._held(upload_id, call)
             not_expired(upload, self.clock())
             check_terminate(upload, complete_allowed=call.options.terminate_complete)
-            await self.events.pre_terminate(upload, call)
-            await self.events.deliver_before_removal(upload, call)
-            with disk_errors():
-                await self.store.terminate(upload)
-            # Behind it: a final that is created now finds out for itself.
-            waiting = await self.concatenation.waiting_for(upload)
-            await self.events.post_terminate(upload, call)
+            waiting = await self.remove(upload, call)
         await self.concatenation.abandon(waiting)
+
+    async def remove(self, upload: Upload, call: Call) -> Sequence[str]:
+        """Under its lock, with its hooks: the finals that are to be abandoned behind the lock."""
+        assert isinstance(self.store, TerminationStore)
+        await self.events.pre_terminate(upload, call)
+        await self.events.deliver_before_removal(upload, call)
+        with disk_errors():
+            await self.store.terminate(upload)
+        # Behind it: a final that is created now finds out for itself.
+        waiting = await self.concatenation.waiting_for(upload)
+        await self.events.post_terminate(upload, call)
+        return waiting
 
     async def read(self, upload_id: str, call: Call) -> Upload:
         """GET: the upload, if it is complete and ``pre_finish`` has let it pass; one that was

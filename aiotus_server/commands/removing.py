@@ -96,14 +96,10 @@ async def _remove(server: Server, upload_id: str) -> None:
     assert isinstance(server.store, DiskStore)
     async with server.lock(upload_id, Purpose.TERMINATE, options):
         upload = await get_held(server.store, upload_id)
-        await server.events.pre_terminate(upload, call)
-        await server.events.deliver_before_removal(upload, call)
         with disk_errors():
             if server.events.deaf and await server.store.is_undelivered(upload_id):
                 sys.stderr.write(f"aiotus-server: no hook was told of the end of {upload_id}\n")
-            await server.store.terminate(upload)
-        waiting = await server.concatenation.waiting_for(upload)
-        await server.events.post_terminate(upload, call)
+        waiting = await server.remove(upload, call)
     await server.concatenation.abandon(waiting)
 
 
