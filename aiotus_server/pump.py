@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import socket
 import threading
 from contextlib import suppress
@@ -29,7 +30,10 @@ QUANTUM = 64 * 1024 * 1024  # bytes
 # A thread is not troubled before the kernel has gathered so many bytes, or gathered for so long.
 # The slower they come the longer, so that a thousand slow connections cost little.
 GATHER_SIZE = 256 * 1024  # bytes
-GATHER_TIMES = (0.1, 1.0)  # seconds, at least and at most
+GATHER_TIMES = (0.1, 1.5)  # seconds, at least and at most
+# Times differ by so much, at random: those that are served together would else come again together,
+# more of them each time, and whoever comes then waits for all.
+SPREAD = 0.4
 
 _own = threading.local()
 
@@ -91,14 +95,17 @@ class Pump:
                     return 0
                 continue
             self._dry = False
-            most = min(limit, self.left, QUANTUM)
+            slow = self._gather_time > GATHER_TIMES[0]
+            most = min(limit, self.left, GATHER_SIZE if slow else QUANTUM)
             if self._stopped():
                 if self._last_taken:
                     return 0
                 self._last_taken = True
                 most = min(most, BUFFER)
             last = most == limit
-            count = await threads.pumping.run(self._take, writer, most, last, hashers, before)
+            # What takes microseconds is cheaper one after the other.
+            pool = threads.small if slow else threads.pumping
+            count = await pool.run(self._take, writer, most, last, hashers, before)
             before = ()
             if count:
                 self._pace.came(count)
@@ -114,9 +121,8 @@ class Pump:
         worth to look."""
         if self._idle and not await self._wait(1, min(end, self._judged_at())):
             return False
-        await self._wait(
-            min(self.left, GATHER_SIZE), min(self._loop.time() + self._gather_time, end)
-        )
+        gathered_at = self._loop.time() + self._gather_time * random.uniform(1 - SPREAD, 1)
+        await self._wait(min(self.left, GATHER_SIZE), min(gathered_at, end))
         return True
 
     def _judged_at(self) -> float:
