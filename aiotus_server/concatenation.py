@@ -40,6 +40,8 @@ _log = getLogger("aiotus_server")
 
 # Whoever completes a partial waits for so many finals; the others are made behind its back.
 JOINED_AT_ONCE = 8
+# So many partials are looked up together; then it is other requests' turn.
+ASKED_AT_ONCE = 32
 
 
 class _PartialGone(PartialUnknown):
@@ -240,17 +242,25 @@ class Concatenation:
 
     async def _parts(self, final: Final, owner: str | None) -> dict[str, Upload]:
         """Those of a final of ``owner``; what is another's is not there."""
+        upload_ids = list(dict.fromkeys(final.parts))
         parts: dict[str, Upload] = {}
-        for upload_id in final.parts:
-            if upload_id not in parts:
-                try:
-                    part = parts[upload_id] = await self._server.get(upload_id)
-                    check_owner(part, owner)
-                except UploadDamaged:
-                    raise PartialUnknown from None
-                except UploadNotFound:
-                    raise _PartialGone from None
+        for first in range(0, len(upload_ids), ASKED_AT_ONCE):
+            asked = (self._part(it, owner) for it in upload_ids[first : first + ASKED_AT_ONCE])
+            for part in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(part, BaseException):
+                    raise part
+                parts[part.upload_id] = part
         return parts
+
+    async def _part(self, upload_id: str, owner: str | None) -> Upload:
+        try:
+            part = await self._server.get(upload_id)
+            check_owner(part, owner)
+        except UploadDamaged:
+            raise PartialUnknown from None
+        except UploadNotFound:
+            raise _PartialGone from None
+        return part
 
     def _check(self, parts: dict[str, Upload], final: Final, call: Call) -> int | None:
         return check_parts(

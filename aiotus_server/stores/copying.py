@@ -1,7 +1,7 @@
 """Bytes from file to file inside the kernel: blocks are shared where the file system can do
 that (reflinks), else copied by copy_file_range, sendfile, or a plain loop.
 
-Blocking, and interruptible between steps of 64 MiB: for threads.
+Blocking, and interruptible between steps of some milliseconds: for threads.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEP = 64 * 1024 * 1024  # bytes; whole blocks on every file system
+SHARED_STEP = 16 * STEP  # of which no byte is copied
 PLAIN_STEP = 1024 * 1024  # bytes
 _CANNOT = {
     errno.EXDEV,
@@ -82,7 +83,7 @@ def _share(source: int, target: int, size: int, start: int, offset: int) -> int:
     """
     if sys.platform != "linux":
         raise OSError(errno.ENOSYS, "no reflinks")
-    size = min(size, STEP)
+    size = min(size, SHARED_STEP)
     fcntl.ioctl(target, _FICLONERANGE, _file_clone_range.pack(source, start, size, offset))
     return size
 

@@ -52,7 +52,8 @@ class Joining(Records):
                 self._appear(building, joined, new=not waiting)
         finally:
             self._remove(building)
-        self._remove_waiting(upload)
+        if waiting:
+            self._remove_waiting(upload)
         return joined
 
     def _build(

@@ -116,7 +116,8 @@ def test_a_source_that_is_too_short_is_told(folder: Path) -> None:
         copy(source.fileno(), target.fileno(), len(DATA) + 1, 0, never)
 
 
-def test_a_copy_can_be_stopped_in_the_middle(folder: Path) -> None:
+def test_a_copy_can_be_stopped_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "SHARED_STEP", STEP)
     asked = 0
 
     def stopped() -> bool:
