@@ -18,8 +18,9 @@ from .hooks import (
     Hooks,
     InterruptedEvent,
 )
+from .ids import random_id
 from .locks import FileLocker, Lock, Locker, MemoryLocker, Purpose
-from .options import Expiry, Options, random_id
+from .options import Expiry, Options
 from .protocol.checksum import register as register_checksum
 from .protocol.errors import Refuse, TusError
 from .protocol.uploads import Final, Partial, Upload

@@ -159,7 +159,7 @@ class Body:
         self.atomic = verification is not None
         self._source = source
         self._limit = limit
-        self._too_long = too_long or BodyTooLong()
+        self._too_long = too_long
         self._verification = verification
         self._hashers: Mapping[str, Hasher] = hashers_for(verification, algorithms)
         self._progress = progress
@@ -258,7 +258,7 @@ class Body:
             if self.received == self._source.length:
                 self._ended = True
             elif self.received == self._limit:
-                self._end(self._too_long)
+                self._end_too_long()
             else:
                 await self._pump_some(writer, held)
                 held = []
@@ -322,9 +322,12 @@ class Body:
     def _accept(self, piece: bytes) -> bytes:
         if len(piece) > self._limit - self.received:
             piece = piece[: self._limit - self.received]
-            self._end(self._too_long)
+            self._end_too_long()
         self.received += len(piece)
         return piece
+
+    def _end_too_long(self) -> None:
+        self._end(self._too_long or BodyTooLong())
 
     def _end(self, error: TusError) -> None:
         self._ended = True

@@ -21,8 +21,9 @@ from .commands import gc, list_uploads, rm, show, verify
 from .cors import Cors
 from .flags import COMMAND_GROUPS, SERVE_GROUPS
 from .hooks import Hooks
+from .ids import random_id
 from .listening import Failure, Listening, reason_of
-from .options import EXTENSIONS, Expiry, Options, random_id
+from .options import EXTENSIONS, Expiry, Options
 from .starting import hooks_of, imported, start_logging
 from .stores import Durability
 from .workers import run

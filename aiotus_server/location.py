@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from .urls import Mount, origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from aiohttp import web
 
@@ -65,8 +64,11 @@ def origin_of_request(request: web.Request, options: Options) -> str | None:
     return origin_of(scheme, host)
 
 
-def _calls_for_path(headers: Iterable[str]) -> bool:
-    return any(name[0] in "oOfFxX" and _named_by_proxies.match(name) for name in headers)
-
-
-_named_by_proxies = re.compile(r"(?:origin|forwarded)$|x-forwarded-", re.IGNORECASE)
+def _calls_for_path(headers: Mapping[str, str]) -> bool:
+    """Whether a browser asks, or a proxy has passed the request on."""
+    if "Origin" in headers or "Forwarded" in headers:
+        return True
+    for name in headers:  # noqa: SIM110 - a generator takes twice as long
+        if name[0] in "xX" and name[:12].lower() == "x-forwarded-":
+            return True
+    return False

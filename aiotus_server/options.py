@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .cors import Cors
+from .ids import random_id
 from .protocol.checksum import algorithms
 from .protocol.requests import Offer
 
@@ -99,11 +99,6 @@ _words: dict[Any, str] = {
     Callable: "a function",
     Collection: "a collection of texts",
 }
-
-
-def random_id() -> str:
-    """128 random bits, 32 characters."""
-    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

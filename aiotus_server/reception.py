@@ -10,7 +10,6 @@ from .body import Body, Source, hash_somewhere
 from .disk_errors import disk_errors
 from .protocol.checksum import hashers_for
 from .protocol.errors import (
-    BodyTooLong,
     ChecksumMismatch,
     MaxSizeExceeded,
     RequestTooLong,
@@ -139,12 +138,13 @@ class Reception:
                 body.error = None
 
 
-def _limit_of(upload: Upload, options: Options) -> tuple[int, TusError]:
-    """How many bytes ``upload`` may be given by one request, and the error for more."""
+def _limit_of(upload: Upload, options: Options) -> tuple[int, TusError | None]:
+    """How many bytes ``upload`` may be given by one request, and the error for more; None for
+    BodyTooLong."""
     largest, room = BEYOND_63_BITS - 1, upload.room
     if options.max_size is not None:
         largest = options.max_size
-    too_long: TusError = BodyTooLong()
+    too_long: TusError | None = None
     if room is None:
         room, too_long = largest - upload.offset, MaxSizeExceeded(largest)
     at_once = options.max_request_size

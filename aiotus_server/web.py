@@ -90,7 +90,8 @@ class Handler:
 
     def __init__(self, server: Server, options: Options | OptionsFor) -> None:
         self.server = server
-        self._options = options
+        self._options = options if isinstance(options, Options) else None
+        self._options_of = None if isinstance(options, Options) else options
         self._sweeper = Sweeper(server)
         self._running = False
         self._known: dict[tuple[int, bool], _Terms] = {}
@@ -115,7 +116,7 @@ class Handler:
         method = method_of(request.method, request.headers)
         options: Options | None = None
         try:
-            options = await self._options_for(request)
+            options = self._options or await self._options_for(request)
             response = await self._dispatch(request, method, options)
         except TusError as error:
             response = _failed(request, method, error)
@@ -134,9 +135,8 @@ class Handler:
         return None
 
     async def _options_for(self, request: web.Request) -> Options:
-        if isinstance(self._options, Options):
-            return self._options
-        options = self._options(request)
+        assert self._options_of is not None
+        options = self._options_of(request)
         if inspect.isawaitable(options):
             options = await options
         if options is None:
@@ -238,7 +238,7 @@ class Handler:
             return
         self._running = True
         self._sweeper.start()
-        options = self._options if isinstance(self._options, Options) else Options()
+        options = self._options or Options()
         offer = options.offer(self.server.capabilities, trailers=False)
         call = Call(options, offer, upload_url=lambda upload_id: upload_id)
         self._recovery = asyncio.ensure_future(recover(self.server, call))

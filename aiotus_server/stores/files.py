@@ -45,7 +45,7 @@ class Files(Joining):
     def may_flush_later(self, upload: Upload, offset: int) -> bool:
         """Whether ``create`` or ``append_whole`` will leave ``upload`` with ``offset`` bytes in a
         state that must be flushed, and that ``flush`` can."""
-        if upload.complete or upload.offset % PAGE != 0:
+        if not self._flushes or upload.complete or upload.offset % PAGE != 0:
             return False
         if upload.offset and self._durability is Durability.COMPLETE:
             return False  # of what came before and was lost since, only its own file tells
