@@ -6,9 +6,10 @@ Blocking: for threads. hashlib's functions release the GIL, so that two cores ar
 from __future__ import annotations
 
 import os
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from .body import feed
@@ -36,14 +37,18 @@ class Hashing:
 
     def __init__(self, hashers: Mapping[str, Hasher]) -> None:
         self._hashers = hashers
-        self._pending: Future[None] | None = None
+        self._pending = False
+        self._done = threading.Lock()  # held until what is pending has been hashed
+        self._done.acquire()
+        self._error: BaseException | None = None
 
     def feed(self, pieces: Sequence[bytes | memoryview]) -> None:
         self.wait()
         if not self._hashers:
             return
         if any(slow.get(name) for name in self._hashers):
-            self._pending = _others().submit(feed, self._hashers, pieces)
+            self._pending = True
+            _others().put((self, pieces))
         else:
             begun = time.perf_counter()
             feed(self._hashers, pieces)
@@ -52,9 +57,21 @@ class Hashing:
 
     def wait(self) -> None:
         """Until all that was given has been hashed."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if not self._pending:
+            return
+        self._done.acquire()
+        self._pending = False
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def work(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """In another thread."""
+        try:
+            feed(self._hashers, pieces)
+        except BaseException as error:
+            self._error = error
+        self._done.release()
 
     def _learn(self, seconds: float) -> None:
         for name in self._hashers:
@@ -62,10 +79,22 @@ class Hashing:
 
 
 @cache
-def _others() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        max_workers=os.cpu_count(), thread_name_prefix="tus-hash", initializer=anywhere
-    )
+def _others() -> SimpleQueue[tuple[Hashing, Sequence[bytes | memoryview]]]:
+    """What is put there is hashed by one thread for each core."""
+    queue: SimpleQueue[tuple[Hashing, Sequence[bytes | memoryview]]] = SimpleQueue()
+    for number in range(os.cpu_count() or 1):
+        threading.Thread(
+            target=_work, args=(queue,), name=f"tus-hash-{number}", daemon=True
+        ).start()
+    return queue
+
+
+def _work(queue: SimpleQueue[tuple[Hashing, Sequence[bytes | memoryview]]]) -> None:
+    anywhere()
+    while True:
+        hashing, pieces = queue.get()
+        hashing.work(pieces)
+        del hashing, pieces  # not to be kept alive until the next
 
 
 # A child process has none of its parent's threads.

@@ -30,6 +30,7 @@ RINGS = {
         "disk_errors",
         "events",
         "hooks",
+        "ids",
         "locks",
         "metrics",
         "options",
