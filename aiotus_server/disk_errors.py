@@ -13,9 +13,18 @@ if TYPE_CHECKING:
 
 _log = getLogger("aiotus_server")
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What somebody can mend while the server runs, and no traceback makes clearer.
+_UNAVAILABLE = {
+    errno.EMFILE: "there is no file descriptor left",
+    errno.ENFILE: "there is no file descriptor left",
+    errno.EROFS: "its file system is read-only",
+}
+
 
 class DiskErrors:
-    """Around every call of a store: an OSError becomes StoreFull or, logged, StoreFailed."""
+    """Around every call of a store: an OSError becomes StoreFull, StoreUnavailable or, logged,
+    StoreFailed."""
 
     __slots__ = ()
 
@@ -30,12 +39,12 @@ class DiskErrors:
     ) -> None:
         if not isinstance(error, OSError) or isinstance(error, InterruptedError):
             return
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             _log.warning("The disk is full: %s", error)
             raise StoreFull from error
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            _log.error("The store has no descriptor left: %s", error)
-            raise StoreUnavailable("there is no file descriptor left") from error
+        if why := _UNAVAILABLE.get(error.errno or 0):
+            _log.error("The store cannot be used: %s", error)
+            raise StoreUnavailable(why) from error
         _log.error("The store failed", exc_info=error)
         raise StoreFailed from error
 

@@ -6,7 +6,6 @@ What stands in the way of that becomes a ``Failure``, one line for the administr
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import importlib
 import logging
@@ -22,6 +21,7 @@ from aiohttp import web
 
 from . import _aiohttp, threads
 from .app import Settings, make_app
+from .disk_errors import FULL
 from .listening import BACKLOG, Failure, Listening, Sockets, reason_of
 from .protocol.errors import StoreUnavailable, TusError
 
@@ -208,7 +208,7 @@ def make_directory(directory: Path) -> None:
         raise Failure(f"{directory} cannot be used: it is not a directory") from None
     except OSError as error:
         # On a full disk uploads can still be read and removed.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise Failure(f"{directory} cannot be used: {reason_of(error)}") from error
 
 

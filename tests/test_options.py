@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotus_server import Expiry, Options, Refuse
-from aiotus_server.options import EXTENSIONS, random_id
+from aiotus_server import Expiry, Options, Refuse, random_id
+from aiotus_server.options import EXTENSIONS
 from aiotus_server.protocol.checksum import algorithms
 from aiotus_server.protocol.uploads import UPLOAD_ID
 

@@ -14,6 +14,8 @@ import struct
 import sys
 from typing import TYPE_CHECKING
 
+from ..disk_errors import FULL
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -114,7 +116,7 @@ def _reserve(target: int, size: int, offset: int) -> None:
     if _fallocate is None or size < PLAIN_STEP:
         return
     ctypes.set_errno(0)
-    if _fallocate(target, 0, offset, size) != 0 and ctypes.get_errno() in _FULL:
+    if _fallocate(target, 0, offset, size) != 0 and ctypes.get_errno() in FULL:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
@@ -127,5 +129,4 @@ def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
     return function
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _fallocate = _find_fallocate()

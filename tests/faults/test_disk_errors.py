@@ -29,7 +29,7 @@ ERRORS = {
     errno.EFBIG: 507,
     errno.EIO: 500,
     errno.EMFILE: 503,
-    errno.EROFS: 500,
+    errno.EROFS: 503,
 }
 MOST = 150  # calls; the sweep has more and more to look at
 # Errors that are all answered alike need not come at every call.

@@ -174,7 +174,7 @@ async def test_a_killed_server_leaves_whole_uploads_or_none(tmp_path: Path) -> N
         (errno.EMFILE, StoreUnavailable),
         (errno.ENFILE, StoreUnavailable),
         (errno.EIO, StoreFailed),
-        (errno.EROFS, StoreFailed),
+        (errno.EROFS, StoreUnavailable),
     ],
 )
 def test_what_the_disk_says(number: int, expected: type[Exception]) -> None:
