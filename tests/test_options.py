@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotus_server import Expiry, Options, Refuse, random_id
+from aiotus_server import Expiry, Options, Refuse
 from aiotus_server.options import EXTENSIONS
 from aiotus_server.protocol.checksum import algorithms
-from aiotus_server.protocol.uploads import UPLOAD_ID
 
 HOUR = timedelta(hours=1)
 
@@ -200,11 +199,3 @@ def test_the_offer_has_the_algorithms_and_the_lenience() -> None:
     chosen = Options(algorithms=("sha1", "md5"), lenient_metadata=True)
     offer = chosen.offer(EXTENSIONS, trailers=True)
     assert (offer.algorithms, offer.lenient_metadata) == (("sha1", "md5"), True)
-
-
-def test_ids_are_never_the_same_and_fit_everywhere() -> None:
-    ids = {random_id() for _ in range(1000)}
-    assert len(ids) == 1000
-    for upload_id in ids:
-        assert UPLOAD_ID.fullmatch(upload_id)
-        assert 22 <= len(upload_id) <= 32
