@@ -86,7 +86,11 @@ class Connection:
         self.writer = writer
 
     async def send(self, data: bytes) -> None:
-        self.writer.write(data)
+        """Raises ConnectionError when the server has gone."""
+        try:
+            self.writer.write(data)
+        except RuntimeError as error:  # uvloop's word for it
+            raise ConnectionResetError(str(error)) from error
         await self.writer.drain()
 
     async def send_head(
