@@ -35,6 +35,7 @@ class Pace:
         """Raises BodyTooSlow when a window has ended in which too little came."""
         if not self._rate or self._waited < self._window:
             return
-        if self._came < self._rate * self._window:
+        # Nobody may have looked just when the window ended.
+        if self._came < self._rate * self._waited:
             raise BodyTooSlow(self._rate)
         self._waited, self._came = 0.0, 0

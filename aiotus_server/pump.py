@@ -28,9 +28,11 @@ BUFFER = 1024 * 1024  # bytes, one for each thread
 # Then a thread takes up another upload.
 QUANTUM = 64 * 1024 * 1024  # bytes
 # A thread is not troubled before the kernel has gathered so many bytes, or gathered for so long.
-# The slower they come the longer, so that a thousand slow connections cost little.
+# The slower they come the longer, so that a thousand slow connections cost little; but silence must
+# be noticed in time.
 GATHER_SIZE = 256 * 1024  # bytes
 GATHER_TIMES = (0.1, 1.5)  # seconds, at least and at most
+GATHER_SHARE = 0.1  # of the silence that is endured, at most
 # Times differ by so much, at random: those that are served together would else come again together,
 # more of them each time, and whoever comes then waits for all.
 SPREAD = 0.4
@@ -109,7 +111,7 @@ class Pump:
             before = ()
             if count:
                 self._pace.came(count)
-                self._adapt(count)
+                self._adapt(count, patience)
                 return count
             if self._end is not None:
                 raise self._end
@@ -129,11 +131,12 @@ class Pump:
         patience = self._pace.patience
         return math.inf if patience is None else self._loop.time() + patience
 
-    def _adapt(self, count: int) -> None:
+    def _adapt(self, count: int, patience: float) -> None:
         self._idle = False
         least, most = GATHER_TIMES
         slow = count < GATHER_SIZE // 4
-        self._gather_time = min(2 * self._gather_time, most) if slow else least
+        longest = max(least, min(most, GATHER_SHARE * patience))
+        self._gather_time = min(2 * self._gather_time, longest) if slow else least
 
     async def _wait(self, watermark: int, end: float) -> bool:
         """Wait until so many bytes have come, the other side has ended, or ``wake``: whether it

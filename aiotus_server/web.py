@@ -305,8 +305,7 @@ def _failed(request: web.Request, method: str, error: TusError) -> web.StreamRes
         if isinstance(error.__cause__, web.HTTPException):
             error = _refused_by(error.__cause__)
         elif error.__cause__ is not None:
-            of = f"the upload {error.upload.upload_id}" if error.upload else f"a {request.method}"
-            _log.error("A hook failed for %s", of, exc_info=error.__cause__)
+            _log.error("A hook failed for %s", _told(request, error), exc_info=error.__cause__)
     if isinstance(error, StoreUnavailable):
         _log.error("The store is not available: %s", error.explanation)
     answer = responses.failed(error)
@@ -317,9 +316,16 @@ def _failed(request: web.Request, method: str, error: TusError) -> web.StreamRes
         # Its client would give up for good, and may well be back in a moment.
         drops = method == "PATCH" and isinstance(error, (BodyTimedOut, BodyTooSlow))
     if drops:
-        _log.info("A %s gets no answer, its connection is closed: %s", request.method, error)
+        told = _told(request, error)
+        _log.info("No answer for %s, its connection is closed: %s", told, error)
         _aiohttp.drop(request)
     return _response(answer)
+
+
+def _told(request: web.Request, error: TusError) -> str:
+    """What it was about, for the log."""
+    of = f" of the upload {error.upload.upload_id}" if error.upload else ""
+    return f"a {request.method}{of}"
 
 
 def _refused_by(error: web.HTTPException) -> TusError:

@@ -10,6 +10,6 @@ COMMANDS = ("compare", "portable", "lag", "locks")
 if __name__ == "__main__":
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
         command = sys.argv.pop(1)
-        importlib.import_module(f"perf.{command}").main()
+        sys.exit(importlib.import_module(f"perf.{command}").main())
     else:
         sys.exit(f"usage: python -m perf {{{','.join(COMMANDS)}}}")

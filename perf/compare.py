@@ -27,22 +27,27 @@ from .summary import LIMIT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-HERE = Path(__file__).parent
 QUICK = {"rounds": 2, "scale": 0.25, "seconds": 2.0, "uploads": 50_000}
 THOROUGH = {"rounds": 5, "scale": 1.0, "seconds": 4.0, "uploads": 1_000_000}
 
 
-def main() -> None:
+def main() -> int:
+    """The exit code: 1 if there is a server of which nothing could be measured."""
     options = _parse()
     if options.list:
         _say_what_there_is()
-        return
+        return 0
     if options.redraw:
         results = json.loads((options.output / "results.json").read_text())
     else:
         results = run(options)
     for path in report.write(results, options.output):
         say(str(path))
+    measured = {record["server"] for record in results["records"] if "values" in record}
+    silent = {record["server"] for record in results["records"]} - measured
+    for server in sorted(silent):
+        say(f"nothing could be measured of {server}")
+    return 1 if silent else 0
 
 
 def _parse() -> argparse.Namespace:
@@ -63,7 +68,7 @@ def _parse() -> argparse.Namespace:
     add("--scale", type=float, help="part of the bytes and numbers (1)")
     add("--seconds", type=float, help="how long requests are counted (4)")
     add("--uploads", type=int, help="how many make a full store (1,000,000)")
-    add("--output", type=Path, default=HERE / "results", help="where results go")
+    add("--output", type=Path, default=Path("perf-results"), help="where results go (perf-results)")
     add("--cache", type=Path, default=Path.home() / ".cache" / "aiotus-perf", help="for peers")
     add("--redraw", action="store_true", help="tables and chart again, from results.json")
     add("--list", action="store_true", help="say what there is, and measure nothing")
@@ -79,6 +84,12 @@ def _parse() -> argparse.Namespace:
         parser.error(
             f"no scenario is called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}"
         )
+    for name in QUICK:
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name} must be more than 0")
+    for folder in options.folder or ():
+        if not folder.is_dir():
+            parser.error(f"--folder: {folder} is not a folder")
     options.folder = [folder.absolute() for folder in options.folder or [Path()]]
     return options
 

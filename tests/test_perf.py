@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.processes import REPOSITORY
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 SCENARIOS = ("large", "five", "post-patch", "sha1")
 
 
-def compare(folder: Path, *arguments: str) -> None:
+def compare(folder: Path, *arguments: str, code: int = 0) -> str:
     command = [sys.executable, "-m", "perf", "compare", "--rounds", "1", "--scale", "0.01"]
     (folder / "data").mkdir()
     places = ["--folder", str(folder / "data"), "--output", str(folder / "results")]
@@ -27,7 +29,8 @@ def compare(folder: Path, *arguments: str) -> None:
         timeout=50,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def test_a_run_gives_every_round_and_its_tables(tmp_path: Path) -> None:
@@ -49,7 +52,22 @@ def test_a_run_gives_every_round_and_its_tables(tmp_path: Path) -> None:
 
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     """A server that refuses everything ends neither the run nor the report."""
-    compare(tmp_path, "--servers", "aiotus,gone=http://127.0.0.1:9/", "--scenarios", "large")
+    servers = "aiotus,gone=http://127.0.0.1:9/"
+    said = compare(tmp_path, "--servers", servers, "--scenarios", "large", code=1)
+    assert "nothing could be measured of gone" in said
     table = (tmp_path / "results" / "results.md").read_text()
     assert "gone: [Errno" in table
     assert "| **aiotus-server** |" in table
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (["--rounds", "0"], "--rounds must be more than 0"),
+        (["--seconds", "-1"], "--seconds must be more than 0"),
+        (["--folder", "/no/such/folder"], "/no/such/folder is not a folder"),
+    ],
+)
+def test_a_wrong_command_line_writes_nothing(tmp_path: Path, wrong: list[str], why: str) -> None:
+    assert why in compare(tmp_path, "--servers", "aiotus", *wrong, code=2)
+    assert not (tmp_path / "results").exists()

@@ -31,6 +31,7 @@ class RequestSource(Source):
 
     gave_up = False  # before the end
     silent = False  # because nothing came
+    _looked_again = False  # after the interruption
     _silence = 0.0  # seconds that were waited in vain since the last byte
     _waiting: asyncio.Timeout | None = None
     _pump: Pump | None = None
@@ -74,10 +75,8 @@ class RequestSource(Source):
 
     async def _read(self, patience: float | None) -> bytes | None:
         release(self._content)
-        if data := self._arrived():
+        if data := self._arrived() or await self._last_arrived():
             return data
-        if self.interrupted is not None:
-            raise self.interrupted
         if self._content.at_eof():
             return self._end()
         self._pace.check()
@@ -96,6 +95,19 @@ class RequestSource(Source):
             self._waiting = None
             self._pace.waited(loop.time() - begun)
         return self._arrived() or self._end()
+
+    async def _last_arrived(self) -> bytes:
+        """Raises ``interrupted``, once what the kernel has received by then has been given out:
+        the loop has not looked at the socket since it took the first piece, maybe."""
+        if self.interrupted is None:
+            return b""
+        if not self._looked_again and not self._content.at_eof():
+            self._looked_again = True
+            for _ in range(2):  # one for resuming to read, one for reading
+                await asyncio.sleep(0)
+            if data := self._arrived():
+                return data
+        raise self.interrupted
 
     def _patience(self, asked: float | None) -> float:
         """How long to wait for the next bytes, in seconds."""

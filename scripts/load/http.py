@@ -141,7 +141,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=0)
+        # 0 would have asyncio's TLS pause when nothing is left to be written.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         connected = self._transport.get_extra_info("socket")
         if connected.family in (socket.AF_INET, socket.AF_INET6):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

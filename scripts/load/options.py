@@ -186,6 +186,17 @@ def parse_folder(text: str) -> Path:
     return folder
 
 
+# Where a server listens and stores is for the script to choose, which could not find it else.
+PLACES = ("--host", "--port", "--unix-socket", "--prefix", "--tls-cert", "--tls-key", "--dir")
+
+
+def parse_flag(text: str) -> str:
+    """One that may be passed on to a server which a script starts."""
+    if text.partition("=")[0] in PLACES:
+        raise ValueError(f"{text.partition('=')[0]} cannot be passed on: it is chosen here")
+    return text
+
+
 def parse_count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) < 1:
         raise ValueError(f"{text!r} is not a number from 1 on")

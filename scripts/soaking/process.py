@@ -84,15 +84,18 @@ class Server:
         while not await self._accepts():
             self.check()
             if time.monotonic() > deadline:
-                raise Trouble(f"the server does not accept connections: see {self.log}")
+                raise Trouble(f"the server does not accept connections: {self._last_words()}")
             await asyncio.sleep(0.02)
 
     def check(self) -> None:
         """Raises Trouble if it has ended by itself."""
         code = self._process.poll() if self._process is not None else None
         if code is not None:
-            last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
-            raise Trouble(f"the server ended by itself with {code}: {last}")
+            raise Trouble(f"the server ended by itself with {code}: {self._last_words()}")
+
+    def _last_words(self) -> str:
+        """The log may be gone when somebody reads of it."""
+        return self.log.read_text(errors="replace").strip().rpartition("\n")[2]
 
     @property
     def running(self) -> bool:

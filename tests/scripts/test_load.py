@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from aiotus_server import DiskStore, Hooks, Options
+from perf import certificate
 from scripts.load.options import read
 from scripts.load.progress import NoProgress, bar
 from scripts.load.runner import run
@@ -88,6 +89,19 @@ async def test_cut_connections_are_resumed(
     assert (refused > 0) == ("--checksum=sha1" in arguments)
     kept = [path for path in server.root.glob("??/*") if path.suffix != ".info"]
     assert kept or "--delete" in arguments
+
+
+@pytest.mark.parametrize("more", [[], ["--chunked"], ["--kill-rate=0.3", "--seed=3"]])
+async def test_large_bodies_go_over_https(tmp_path: Path, more: list[str]) -> None:
+    _, files = certificate.make(tmp_path)
+    tls = f"--tls-cert={files['cert']}", f"--tls-key={files['key']}"
+    async with server_process(tmp_path / "uploads", *tls) as server:
+        url = server.url.replace("http://127.0.0.1", "https://localhost")
+        options = "--insecure", "--uploads=4", "--size=3MiB", "--timeout=5s"
+        result = await load_test(url, *options, *more, folder=tmp_path)
+    assert result.code == 0, result
+    assert result.summary["uploads"]["ok"] == 4
+    assert "timeout" not in result.out
 
 
 async def test_the_same_seed_sends_the_same_bytes(tmp_path: Path) -> None:

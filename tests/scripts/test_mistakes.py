@@ -24,3 +24,12 @@ async def test_a_folder_that_is_none_is_a_mistake_and_no_finding(
     assert result.code == 2, result
     assert "Traceback" not in result.err
     assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_where_the_server_listens_is_not_for_the_user_to_say(
+    tmp_path: Path, script: str
+) -> None:
+    result = await ended(await begun(script, "--dir=.", "--", "--port", "1", folder=tmp_path))
+    assert result.code == 2, result
+    assert "--port cannot be passed on" in result.err
