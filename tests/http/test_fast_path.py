@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from aiotus_server import DiskStore, Options, tus_routes
+from aiotus_server import DiskStore, HookEvent, Hooks, Options, tus_routes
 from aiotus_server.protocol.checksum import Checksum, algorithm, algorithms, format_checksum
 from aiotus_server.pump import Pump
 
@@ -166,6 +166,31 @@ async def test_what_arrived_before_the_client_went_is_kept(
     assert (await site.patch(path, len(data), data)).status == 204
     assert site.stored(path) == 2 * data
     assert len(pumped) == 2
+
+
+@BOTH_LOOPS
+@pytest.mark.parametrize("direct_from", PATHS.values(), ids=PATHS)
+async def test_what_the_kernel_has_counts_when_the_lock_is_wanted(
+    serve: Serve, data: bytes, direct_from: int | None
+) -> None:
+    """The loop has read one piece when the body has to end, and the rest has arrived."""
+    hooks, go_on = Hooks(), asyncio.Event()
+
+    @hooks.pre_receive
+    async def wait(event: HookEvent) -> None:
+        await go_on.wait()
+
+    site = await serve(hooks=hooks, options=Options(direct_from=direct_from))
+    path = await site.create(len(data))
+    connection = await site.connect()
+    await connection.send(patch_head(path, len(data)) + data[:1000])
+    await asyncio.sleep(0.05)
+    await connection.send(data[1000:60_000])
+    asking = await site.connect()
+    await asking.send(head("HEAD", path, TUS))
+    await asyncio.sleep(0.05)
+    go_on.set()
+    assert (await asking.reply(method="HEAD")).offset == 60_000
 
 
 @BOTH_LOOPS
