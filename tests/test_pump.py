@@ -47,7 +47,7 @@ def pump(connection: socket.socket) -> Pump:
 
 
 async def take(pumped: Pump, writer: Kept) -> int:
-    return await pumped.copy(writer, 64 * MIB, {}, 10.0)
+    return await pumped.copy(writer, 64 * MIB, {}, 60.0)
 
 
 async def test_those_served_together_do_not_come_together_again(
@@ -113,3 +113,21 @@ async def test_only_what_comes_fast_is_worth_a_pumping_thread(
     assert bytes(writer.written) == sent
     assert used[0] == "pumping"
     assert used[-1] == then
+
+
+async def test_silence_is_noticed_in_time(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slowly bytes come, nobody waits for more of them for most of the time out."""
+    waits: list[float] = []
+
+    async def note(self: Pump, watermark: int, end: float) -> bool:
+        waits.append(end - asyncio.get_running_loop().time())
+        return True
+
+    monkeypatch.setattr(Pump, "_wait", note)
+    pumped, writer = pump(pair[0]), Kept()
+    for _ in range(10):
+        pair[1].send(b"a little")
+        await pumped.copy(writer, 64 * MIB, {}, 3.0)
+    assert max(waits) <= 0.1 * 3.0
