@@ -305,7 +305,7 @@ def _failed(request: web.Request, method: str, error: TusError) -> web.StreamRes
         if isinstance(error.__cause__, web.HTTPException):
             error = _refused_by(error.__cause__)
         elif error.__cause__ is not None:
-            _log.error("A hook failed for %s", _told(request, error), exc_info=error.__cause__)
+            _log.error("A hook failed for %s", _about(request, error), exc_info=error.__cause__)
     if isinstance(error, StoreUnavailable):
         _log.error("The store is not available: %s", error.explanation)
     answer = responses.failed(error)
@@ -316,13 +316,12 @@ def _failed(request: web.Request, method: str, error: TusError) -> web.StreamRes
         # Its client would give up for good, and may well be back in a moment.
         drops = method == "PATCH" and isinstance(error, (BodyTimedOut, BodyTooSlow))
     if drops:
-        told = _told(request, error)
-        _log.info("No answer for %s, its connection is closed: %s", told, error)
+        _log.info("No answer for %s, it is cut off: %s", _about(request, error), error)
         _aiohttp.drop(request)
     return _response(answer)
 
 
-def _told(request: web.Request, error: TusError) -> str:
+def _about(request: web.Request, error: TusError) -> str:
     """What it was about, for the log."""
     of = f" of the upload {error.upload.upload_id}" if error.upload else ""
     return f"a {request.method}{of}"

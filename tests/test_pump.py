@@ -50,9 +50,9 @@ async def take(pumped: Pump, writer: Kept) -> int:
     return await pumped.copy(writer, 64 * MIB, {}, 60.0)
 
 
-async def test_those_served_together_do_not_come_together_again(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds for which pumps would have gathered; they wait for none of them."""
     waits: list[float] = []
 
     async def note(self: Pump, watermark: int, end: float) -> bool:
@@ -61,6 +61,12 @@ async def test_those_served_together_do_not_come_together_again(
         return True
 
     monkeypatch.setattr(Pump, "_wait", note)
+    return waits
+
+
+async def test_those_served_together_do_not_come_together_again(
+    pair: tuple[socket.socket, socket.socket], waits: list[float]
+) -> None:
     pumped, writer = pump(pair[0]), Kept()
     for _ in range(50):
         pair[1].send(b"a little")
@@ -116,16 +122,9 @@ async def test_only_what_comes_fast_is_worth_a_pumping_thread(
 
 
 async def test_silence_is_noticed_in_time(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[socket.socket, socket.socket], waits: list[float]
 ) -> None:
     """However slowly bytes come, nobody waits for more of them for most of the time out."""
-    waits: list[float] = []
-
-    async def note(self: Pump, watermark: int, end: float) -> bool:
-        waits.append(end - asyncio.get_running_loop().time())
-        return True
-
-    monkeypatch.setattr(Pump, "_wait", note)
     pumped, writer = pump(pair[0]), Kept()
     for _ in range(10):
         pair[1].send(b"a little")

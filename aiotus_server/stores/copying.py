@@ -1,7 +1,7 @@
 """Bytes from file to file inside the kernel: blocks are shared where the file system can do
 that (reflinks), else copied by copy_file_range, sendfile, or a plain loop.
 
-Blocking, and interruptible between steps of some milliseconds: for threads.
+Blocking, and interruptible between steps of ``STEP`` and ``SHARED_STEP``: for threads.
 """
 
 from __future__ import annotations

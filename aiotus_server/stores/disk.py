@@ -97,7 +97,7 @@ class DiskStore(
         return path_of(self.root, upload.upload_id)
 
     async def get(self, upload_id: str) -> Upload:
-        return await threads.small.submit(self._files.get, upload_id)
+        return await threads.small.run(self._files.get, upload_id)
 
     async def quarantine(self, upload_id: str) -> None:
         await threads.slow.run(self._files.quarantine, upload_id)
@@ -113,7 +113,7 @@ class DiskStore(
                 raise
             return upload
         pool = self._ending if body.received == upload.length else threads.small
-        return await pool.submit(files.create, upload, body, whole)
+        return await pool.run(files.create, upload, body, whole)
 
     async def _flush(self, files: Files, upload: Upload) -> None:
         """Together with what others have done, if there are some."""
@@ -133,7 +133,7 @@ class DiskStore(
                 await self._ending.run(files.doubt, upload, error)
                 raise
             return after
-        return await self._ending.submit(files.append_whole, upload, body)
+        return await self._ending.run(files.append_whole, upload, body)
 
     async def _append_pieces(self, files: Files, upload: Upload, body: Body) -> Upload:
         writer = await threads.small.run(files.begin_append, upload, body)

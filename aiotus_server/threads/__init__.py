@@ -23,7 +23,8 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
 
 
-# What takes microseconds: opening, reading an info file, writing a small body.
+# What takes microseconds: opening, reading an info file, writing a small body, or what a slow
+# connection has brought.
 small = Lane(4, "tus-small")
 # What takes up to milliseconds: reading and writing pieces, hashing.
 quick = Threads(4, "tus-quick", with_loop=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from aiotus_server import Durability
 from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop, interruptible
-from scripts.load.options import Parser, parse_count, parse_flag, parse_folder
+from scripts.load.options import Parser, add_flags, parse_count, parse_folder
 from scripts.soaking.process import Trouble
 
 from .report import add, as_json, as_text
@@ -67,13 +67,7 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
         help="where uploads are stored; default: a new folder",
     )
     add("--json", type=Path, metavar="FILE", help="write the findings here too")
-    add(
-        "flags",
-        nargs="*",
-        type=converted(parse_flag),
-        metavar="FLAG",
-        help="passed on to aiotus-server; not where it listens and stores",
-    )
+    add_flags(parser)
     return parser.parse_args(arguments)
 
 

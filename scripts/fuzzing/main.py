@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop
-from scripts.load.options import Parser, parse_count, parse_flag, parse_folder, parse_url
+from scripts.load.options import Parser, add_flags, parse_count, parse_folder, parse_url
 from scripts.soaking.findings import leaks, table
 from scripts.soaking.process import Server, Trouble
 
@@ -72,13 +72,7 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
         help="where it stores uploads; default: a new folder",
     )
     add("--json", type=Path, metavar="FILE", help="write the findings here too")
-    add(
-        "flags",
-        nargs="*",
-        type=converted(parse_flag),
-        metavar="FLAG",
-        help="passed on to aiotus-server; not where it listens and stores",
-    )
+    add_flags(parser)
     return parser.parse_args(arguments)
 
 

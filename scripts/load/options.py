@@ -197,6 +197,17 @@ def parse_flag(text: str) -> str:
     return text
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What follows ``--``, for a server that the script starts."""
+    parser.add_argument(
+        "flags",
+        nargs="*",
+        type=converted(parse_flag),
+        metavar="FLAG",
+        help="passed on to the server; not where it listens and stores",
+    )
+
+
 def parse_count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) < 1:
         raise ValueError(f"{text!r} is not a number from 1 on")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aiotus_server import Durability
 from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop, interruptible
-from scripts.load.options import Parser, parse_count, parse_flag, parse_folder
+from scripts.load.options import Parser, add_flags, parse_count, parse_folder
 from scripts.soaking.process import COMMAND, Trouble
 
 from .disks import FILE_SYSTEMS, Disk, DiskTrouble, FileSystem, isolate
@@ -81,13 +81,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=1, metavar="N", help="default: 1")
     add("--json", type=Path, metavar="FILE", help="write the findings here too")
-    add(
-        "flags",
-        nargs="*",
-        type=converted(parse_flag),
-        metavar="FLAG",
-        help="passed on to the server; not where it listens and stores",
-    )
+    add_flags(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiotus_server.arguments import converted
 from scripts.load.main import INTERRUPTED, USAGE, WRONG, in_a_fast_loop
-from scripts.load.options import Parser, parse_count, parse_flag, parse_folder, parse_seconds
+from scripts.load.options import Parser, add_flags, parse_count, parse_folder, parse_seconds
 from scripts.load.tally import Tally
 
 from .findings import MIB, leaks, summary, table
@@ -61,13 +61,7 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--seed", type=int, default=1, metavar="N", help="default: 1")
     add("--json", type=Path, metavar="FILE", help="write the findings here too")
-    add(
-        "flags",
-        nargs="*",
-        type=converted(parse_flag),
-        metavar="FLAG",
-        help="passed on to aiotus-server; not where it listens and stores",
-    )
+    add_flags(parser)
     return parser.parse_args(arguments)
 
 

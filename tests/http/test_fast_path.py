@@ -174,21 +174,22 @@ async def test_what_the_kernel_has_counts_when_the_lock_is_wanted(
     serve: Serve, data: bytes, direct_from: int | None
 ) -> None:
     """The loop has read one piece when the body has to end, and the rest has arrived."""
-    hooks, go_on = Hooks(), asyncio.Event()
+    hooks, begun, go_on = Hooks(), asyncio.Event(), asyncio.Event()
 
     @hooks.pre_receive
     async def wait(event: HookEvent) -> None:
+        begun.set()
         await go_on.wait()
 
     site = await serve(hooks=hooks, options=Options(direct_from=direct_from))
     path = await site.create(len(data))
     connection = await site.connect()
     await connection.send(patch_head(path, len(data)) + data[:1000])
-    await asyncio.sleep(0.05)
+    await begun.wait()
     await connection.send(data[1000:60_000])
     asking = await site.connect()
     await asking.send(head("HEAD", path, TUS))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # it wants the lock; if it were late, it would find the same
     go_on.set()
     assert (await asking.reply(method="HEAD")).offset == 60_000
 
