@@ -21,6 +21,7 @@ from aiotus_server import (
     sweep,
     tus_routes,
 )
+from aiotus_server.concatenation import ASKED_AT_ONCE
 from aiotus_server.options import EXTENSIONS
 
 from .client import (
@@ -131,6 +132,18 @@ async def test_two_hundred_urls(any_site: Site) -> None:
     names = [path.rpartition("/")[2] for path in paths]
     path = await create_final(any_site, *(names * 100))
     await assert_joined(any_site, path, b"01" * 100)
+
+
+async def test_more_partials_than_are_looked_up_together(any_site: Site) -> None:
+    pieces = [b"%d," % number for number in range(2 * ASKED_AT_ONCE + 7)]
+    random.Random(1).shuffle(pieces)
+    names = [path.rpartition("/")[2] for path in await partials(any_site, *pieces)]
+    path = await create_final(any_site, *names, names[0])
+    await assert_joined(any_site, path, b"".join(pieces) + pieces[0])
+    gone = names[ASKED_AT_ONCE + 5]
+    assert (await any_site.request("DELETE", f"{any_site.prefix}/{gone}")).status == 204
+    reply = await any_site.request("POST", headers=final(*names))
+    assert_refused(reply, 400, "PARTIAL_UNKNOWN")
 
 
 # What HEAD tells
